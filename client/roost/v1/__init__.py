@@ -1,0 +1,1 @@
+"""The wire protocol, generated from `proto/`: run `make proto`, never edit."""
