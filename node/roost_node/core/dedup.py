@@ -1,0 +1,86 @@
+"""Exactly once: has this request been seen, and what was the answer?
+
+The record of a call that wrote is part of its entry, filed under the call's *first-sent* minute
+(L5), so it lives and dies with the writes. This module decides about time and about the answers
+that have no entry: a call that may write but wrote nothing (or failed) must still not run a second
+time after its caller was answered, so its answer is kept in memory until its deadline; at the bound
+of that memory the shell makes an entry instead.
+
+Not here: finding a record (`host/activation.py` looks at appended entries, then at the state).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Generic, TypeVar
+
+from roost_node.core.log import AHEAD_MS_MAX, DEDUP_WINDOW_MS
+
+AnswerT = TypeVar("AnswerT")
+
+MINUTE_MS = 60_000
+ANSWERS_MAX = 4096
+
+
+class Age(enum.Enum):
+    """What a request's first-sent time says."""
+
+    FINE = 1
+    EXPIRED = 2  # its record may be gone: it must never run
+    AHEAD = 3  # its record would be kept too long, or forgotten too soon
+
+
+def age_of(first_sent_ms: int, log_time_ms: int, now_ms: int) -> Age:
+    """Judge a request id's time against the shard's log time (L5)."""
+    if first_sent_ms < log_time_ms - DEDUP_WINDOW_MS:
+        return Age.EXPIRED
+    if first_sent_ms > (log_time_ms if log_time_ms > now_ms else now_ms) + AHEAD_MS_MAX:
+        return Age.AHEAD
+    return Age.FINE
+
+
+def minute_of(first_sent_ms: int) -> int:
+    """The bucket in which a request's record is filed."""
+    return first_sent_ms // MINUTE_MS
+
+
+def droppable_before(log_time_ms: int) -> int:
+    """Every bucket below this minute has passed its end by the window: it may be deleted."""
+    return max(0, log_time_ms - DEDUP_WINDOW_MS) // MINUTE_MS
+
+
+class Answers(Generic[AnswerT]):
+    """Answers without an entry, until the deadlines of their calls; bounded."""
+
+    __slots__ = ("_answers", "_max", "_sweep_at_ms")
+
+    def __init__(self, count_max: int = ANSWERS_MAX) -> None:
+        self._answers: dict[tuple[bytes, bytes], tuple[AnswerT, int]] = {}
+        self._max = count_max
+        self._sweep_at_ms = 0
+
+    def get(self, group: bytes, request_id: bytes) -> AnswerT | None:
+        """The answer that this request got."""
+        found = self._answers.get((group, request_id))
+        return found[0] if found is not None else None
+
+    def remember(
+        self, group: bytes, request_id: bytes, answer: AnswerT, until_ms: int, now_ms: int
+    ) -> bool:
+        """Keep an answer. False: the memory is full, make an entry of it instead."""
+        if len(self._answers) >= self._max:
+            if now_ms < self._sweep_at_ms:
+                return False
+            self.sweep(now_ms)
+            self._sweep_at_ms = now_ms + 1000
+            if len(self._answers) >= self._max:
+                return False
+        self._answers[group, request_id] = (answer, until_ms)
+        return True
+
+    def sweep(self, now_ms: int) -> None:
+        """Forget those whose deadline has passed: their duplicates are refused for that."""
+        self._answers = {k: v for k, v in self._answers.items() if v[1] > now_ms}
+
+    def __len__(self) -> int:
+        return len(self._answers)

@@ -1,0 +1,173 @@
+"""One call from its arrival to its reply, as the host sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from contextvars import Context
+from typing import TYPE_CHECKING, Protocol
+
+from roost.object import MethodSpec
+from roost.wire.messages import Call, Reply, ToClient
+
+if TYPE_CHECKING:
+    from roost_node.host.activation import Activation
+
+
+class Sink(Protocol):
+    """Where the answers to one peer's calls go."""
+
+    def send(self, message: ToClient) -> None:
+        """Queue a message for the peer; never blocks, never fails."""
+
+
+class NoSink:
+    """For calls that nobody waits for."""
+
+    def send(self, message: ToClient) -> None:
+        """Drop it."""
+
+
+class Kind(enum.Enum):
+    """What a turn is for."""
+
+    CALL = 1  # a caller's
+    ACTIVATE = 2  # migration and `on_activate`
+    DEACTIVATE = 3  # `on_deactivate`
+    DELETE = 4  # an operator deletes all that the object stores
+
+
+class Stage(enum.IntEnum):
+    """How far a call has come."""
+
+    HELD = 1  # an earlier call of its stub is missing
+    QUEUED = 2  # the object is busy
+    READY = 3  # inside the object's gate, waiting for a worker
+    RUNNING = 4
+    DONE = 5
+
+
+class Cancelled(enum.Enum):
+    """Why a running call was told to stop."""
+
+    DEADLINE = "deadline"
+    CALLER = "caller"
+    SHUTDOWN = "shutdown"
+    RELOAD = "reload"
+    RESET = "reset"
+
+
+class ActiveCall:
+    """A call that has arrived and has not ended, and the turn that it has open."""
+
+    __slots__ = (
+        "activation",
+        "arrived_ms",
+        "bucket",
+        "call",
+        "cancelled",
+        "child_counts",
+        "context",
+        "credit",
+        "credit_waiter",
+        "deadline_ms",
+        "entered",
+        "exclusive_depth",
+        "inside",
+        "joined",
+        "kind",
+        "method",
+        "resume",
+        "sink",
+        "size_bytes",
+        "stage",
+        "started_entry",
+        "task",
+        "trial",
+        "waits_for",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        sink: Sink,
+        activation: Activation,
+        method: MethodSpec | None,
+        deadline_ms: int,
+        arrived_ms: int,
+        kind: Kind = Kind.CALL,
+    ) -> None:
+        self.call = call
+        self.sink = sink
+        self.activation = activation
+        self.method = method
+        self.deadline_ms = deadline_ms
+        self.arrived_ms = arrived_ms
+        self.kind = kind
+        self.stage = Stage.QUEUED
+        self.size_bytes = len(call.arguments)
+        self.inside = False  # a step of its code is on the stack now
+        self.entered = False  # it holds a place in the object's input gate
+        self.started_entry = False  # an interleaving call has committed a stretch
+        self.exclusive_depth = 0
+        self.bucket = -1
+        self.cancelled: Cancelled | None = None
+        self.joined: list[tuple[Sink, int]] | None = None
+        self.child_counts: dict[bytes, int] | None = None
+        self.context: Context | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.resume: asyncio.Future[None] | None = None
+        self.waits_for: str | None = None
+        self.credit = call.credit
+        self.credit_waiter: asyncio.Future[None] | None = None
+        self.trial = False  # the first of two runs of an effects check: its output is thrown away
+
+    @property
+    def shared(self) -> bool:
+        """Does it overlap with other readers?"""
+        return self.method is not None and self.method.read_only
+
+    @property
+    def interleaves(self) -> bool:
+        """Does each of its stretches commit by itself?"""
+        return self.method is not None and self.method.interleave
+
+    @property
+    def is_open(self) -> bool:
+        """May it still have an effect?"""
+        return self.stage is Stage.RUNNING and not self.activation.is_gone
+
+    def __str__(self) -> str:
+        call = self.call
+        return f"{call.class_name}/{call.key}.{call.method}"
+
+
+class Output:
+    """A reply or item that waits in the output gate, or whoever waits to send a child call."""
+
+    __slots__ = ("also", "message", "sink", "waiter")
+
+    def __init__(
+        self,
+        sink: Sink | None,
+        message: ToClient | None,
+        also: list[tuple[Sink, int]] | None = None,
+        waiter: asyncio.Future[None] | None = None,
+    ) -> None:
+        self.sink = sink
+        self.message = message
+        self.also = also
+        self.waiter = waiter
+
+    def leave(self) -> None:
+        """Let it go; called by the one function that releases (R6)."""
+        message = self.message
+        if self.sink is not None and message is not None:
+            self.sink.send(message)
+        if self.also is not None and isinstance(message, Reply):
+            for sink, call_id in self.also:
+                sink.send(
+                    Reply(call_id, message.status, message.payload, message.epoch, message.error)
+                )
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)

@@ -1,0 +1,199 @@
+"""Many commits, one fsync.
+
+Entries of all shards that were made while the last flush was under way go to disk together: one
+atomic batch, one flush of the write-ahead log in a thread of its own (it releases the GIL), then all
+outputs that waited for them leave. A lone entry on an idle loop is flushed on the spot: the hop to
+the thread and back costs as much as the flush.
+
+Invariant: `on_durable` is called for every entry, in the order of `add`, and never before a flush
+that covers it has returned (R1). A flush that fails ends everything (`on_fatal`): after one, nothing
+read back from the page cache proves anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from roost_node.core.log import DeleteRange, Entry, Op
+from roost_node.host.shard import Shard
+from roost_node.storage import layout, records
+from roost_node.storage.engine import Store
+from roost_node.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES_MAX = 2 * 1024 * 1024
+STALL_RETRY_S = 0.002
+
+
+class Committer:
+    """Gathers entries, makes them durable in batches, reports them to their shards."""
+
+    def __init__(
+        self,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        is_quiet: Callable[[], bool],
+        on_fatal: Callable[[BaseException], None],
+        telemetry: Telemetry,
+    ) -> None:
+        self._store = store
+        self._loop = loop
+        self._is_quiet = is_quiet
+        self._on_fatal = on_fatal
+        self._telemetry = telemetry
+        self._pending: list[tuple[Shard, Entry]] = []
+        self._scheduled = False
+        self._flushing = False
+        self._dead = False
+        self._idle: list[asyncio.Future[None]] = []
+        self._requests: SimpleQueue[list[tuple[Shard, Entry]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._flush_loop, name="roost-fsync", daemon=True)
+        self._thread.start()
+        self.stalled = False
+
+    def add(self, shard: Shard, entry: Entry) -> None:
+        """Take an entry; its outputs leave when it is durable."""
+        self._pending.append((shard, entry))
+        if not self._scheduled and not self._flushing:
+            self._scheduled = True
+            self._loop.call_soon(self._cycle)
+
+    @property
+    def pending_count(self) -> int:
+        """Entries that are not durable yet and not being flushed."""
+        return len(self._pending)
+
+    async def drained(self) -> None:
+        """Wait until everything added so far is durable."""
+        while (self._pending or self._flushing) and not self._dead:
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            await idle
+
+    async def close(self) -> None:
+        """Flush what there is and end the thread."""
+        await self.drained()
+        self._dead = True
+        self._requests.put(None)
+        self._thread.join()
+
+    def _cycle(self) -> None:
+        self._scheduled = False
+        if not self._pending or self._dead:
+            return
+        batch = self._take()
+        if not self._write(batch):
+            return
+        if len(batch) == 1 and not self._pending and self._is_quiet():
+            started = self._loop.time()
+            try:
+                self._store.sync()
+            except BaseException as error:  # the process is to end, whatever it was
+                self._die(error)
+                return
+            self._done(batch, self._loop.time() - started)
+        else:
+            self._flushing = True
+            self._requests.put(batch)
+
+    def _take(self) -> list[tuple[Shard, Entry]]:
+        pending = self._pending
+        size = 0
+        for count, (_, entry) in enumerate(pending, 1):
+            size += entry.size_bytes
+            if size >= BATCH_BYTES_MAX and count < len(pending):
+                batch, self._pending = pending[:count], pending[count:]
+                return batch
+        self._pending = []
+        return pending
+
+    def _write(self, batch: list[tuple[Shard, Entry]]) -> bool:
+        """Write the batch; False: the store is stalled, it was put back and is tried again."""
+        try:
+            written = self._store.write(merge(batch))
+        except BaseException as error:
+            self._die(error)
+            return False
+        if written:
+            self.stalled = False
+            return True
+        self.stalled = True  # back-pressure: admission refuses more until it has room
+        self._telemetry.write_stalls += 1
+        self._pending[:0] = batch
+        self._scheduled = True
+        self._loop.call_later(STALL_RETRY_S, self._cycle)
+        return False
+
+    def _flush_loop(self) -> None:
+        while (batch := self._requests.get()) is not None:
+            started = self._loop.time()
+            try:
+                self._store.sync()
+            except BaseException as error:
+                self._call_loop(self._die, error)
+                return
+            self._call_loop(self._flushed, batch, self._loop.time() - started)
+
+    def _call_loop(self, callback: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            log.warning("the event loop closed while a flush was under way")
+
+    def _flushed(self, batch: list[tuple[Shard, Entry]], seconds: float) -> None:
+        self._flushing = False
+        self._done(batch, seconds)
+
+    def _done(self, batch: list[tuple[Shard, Entry]], seconds: float) -> None:
+        last: dict[Shard, int] = {}
+        for shard, entry in batch:
+            last[shard] = entry.index
+        for shard, index in last.items():
+            shard.on_durable(index)
+        self._telemetry.on_commit(len(batch), seconds)
+        if self._pending and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._cycle)
+        elif not self._pending:
+            self._wake_idle()
+
+    def _die(self, error: BaseException) -> None:
+        if self._dead:
+            return
+        self._dead = True
+        log.critical("the store failed: this node ends now", exc_info=error)
+        self._wake_idle()
+        self._on_fatal(error)
+
+    def _wake_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for future in idle:
+            if not future.done():
+                future.set_result(None)
+
+
+def merge(batch: list[tuple[Shard, Entry]]) -> list[Op]:
+    """The writes of a batch, with only the last version of each key, and each shard's new head."""
+    ops: list[Op] = []
+    rows: dict[bytes, bytes | None] = {}
+    heads: dict[Shard, Entry] = {}
+    for shard, entry in batch:
+        heads[shard] = entry
+        for op in entry.ops:
+            if isinstance(op, DeleteRange):
+                ops.extend(rows.items())  # order matters around a range delete
+                rows = {}
+                ops.append(op)
+            else:
+                rows[op[0]] = op[1]
+    for shard, entry in heads.items():
+        rows[layout.head_key(shard.id)] = records.encode_head(
+            entry.epoch, entry.index, entry.hash, entry.log_time_ms
+        )
+    ops.extend(rows.items())
+    return ops

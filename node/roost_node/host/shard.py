@@ -1,0 +1,95 @@
+"""One owned shard: its log, its output gate, and the reading of what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from roost_node.core.log import Head, ShardLog
+from roost_node.core.output_gate import OutputGate
+from roost_node.host.call import Output
+from roost_node.storage.engine import Store
+
+
+class Shard:
+    """A shard that this node owns, under one epoch."""
+
+    __slots__ = ("_store", "gate", "id", "log", "swept_minute")
+
+    def __init__(self, shard_id: int, store: Store, head: Head, epoch: int, now_ms: int) -> None:
+        self.id = shard_id
+        self._store = store
+        self.log = ShardLog(shard_id, head, epoch, now_ms)
+        self.gate: OutputGate[Output] = OutputGate(head.index)
+        self.swept_minute = 0  # dedup buckets below it are gone
+
+    def release(self, index: int, output: Output, *, own_entry: bool) -> None:
+        """Let an output go when everything it could have seen is committed (R6: the only door)."""
+        if self.gate.offer(index, output, own_entry=own_entry):
+            output.leave()
+
+    def on_durable(self, index: int) -> None:
+        """Everything up to `index` is on disk here; with one store that is committed (R1)."""
+        self.log.on_durable(index)
+        for output in self.gate.on_committed(index):
+            output.leave()
+
+    def get(self, group: bytes, key: bytes) -> bytes | None:
+        """A row: from entries that are not in the state yet, else from the state (L4)."""
+        rows = self.log.group(group)
+        if rows is not None:
+            found = rows.get(key)
+            if found is not None:
+                return found[0]
+        return self._store.get(key)
+
+    def scan(
+        self,
+        group: bytes,
+        start: bytes,
+        end: bytes,
+        own: dict[bytes, bytes | None],
+        *,
+        reverse: bool = False,
+        hide_stored: bool = False,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows of [start, end) as of now: `own` before appended entries before the state.
+
+        `hide_stored`: only `own` counts, the rest was deleted in the open turn.
+        """
+        younger: dict[bytes, bytes | None] = {}
+        rows = None if hide_stored else self.log.group(group)
+        if rows is not None:
+            younger = {k: v for k, (v, _) in rows.rows.items() if start <= k < end}
+        younger.update((k, v) for k, v in own.items() if start <= k < end)
+        if hide_stored:
+            return iter(sorted(((k, v) for k, v in younger.items() if v is not None), reverse=reverse))
+        stored = self._store.iterate(start, end, reverse=reverse)
+        if rows is not None and rows.ranges:
+            ranges = tuple(rows.ranges)
+            stored = (
+                row for row in stored if not any(r.start <= row[0] < r.end for r in ranges)
+            )
+        if not younger:
+            return stored
+        return _merge(stored, younger, reverse)
+
+
+
+def _merge(
+    stored: Iterator[tuple[bytes, bytes]], younger: dict[bytes, bytes | None], reverse: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    keys = iter(sorted(younger, reverse=reverse))
+    key = next(keys, None)
+    row = next(stored, None)
+    while key is not None or row is not None:
+        if row is None or (key is not None and (key > row[0] if reverse else key < row[0])):
+            assert key is not None
+            value = younger[key]
+            if value is not None:
+                yield key, value
+            key = next(keys, None)
+        elif key is not None and key == row[0]:
+            row = next(stored, None)  # the younger one is taken next round
+        else:
+            yield row
+            row = next(stored, None)
