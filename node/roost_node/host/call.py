@@ -36,6 +36,11 @@ class Kind(enum.Enum):
     DEACTIVATE = 3  # `on_deactivate`
     DELETE = 4  # an operator deletes all that the object stores
 
+    @property
+    def value_name(self) -> str:
+        """For logs."""
+        return self.name.lower()
+
 
 class Stage(enum.IntEnum):
     """How far a call has come."""

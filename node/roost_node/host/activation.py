@@ -1,0 +1,357 @@
+"""One live object: its fields, its gate, and the turns that change it.
+
+A turn collects writes: fields in `Fields`, storage rows in `_rows`. `commit` makes them one entry
+with the record of the call; `roll_back` drops them. Only the turn that is inside the gate writes, so
+one write set for each object is enough.
+
+Not here: which call runs when (`host.py`, `core/input_gate.py`), stepping its code (`worker.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from roost.cluster.ids import first_sent_ms
+from roost.context import Context, DeactivationReason, current_call
+from roost.errors import (
+    OverloadedError,
+    ReadOnlyError,
+    RoostError,
+    StaleCallError,
+    StateMismatchError,
+    TooLargeError,
+)
+from roost.fields import Fields
+from roost.object import ClassSpec, DurableObject
+from roost_node.core.caller_order import CallerOrder
+from roost_node.core.dedup import minute_of
+from roost_node.core.input_gate import InputGate
+from roost_node.core.lifecycle import ActivationState
+from roost_node.core.log import DeleteRange, Op
+from roost_node.host.call import ActiveCall
+from roost_node.host.object_port import ObjectPort
+from roost_node.host.shard import Shard
+from roost_node.storage import layout, records
+
+if TYPE_CHECKING:
+    from roost_node.host.host import Host
+
+SMALL_FIELD_BYTES_MAX = 1024
+TURN_BYTES_MAX = 2 * 1024 * 1024
+
+
+class Activation:
+    """The live instance of one object."""
+
+    __slots__ = (
+        "__weakref__",
+        "_created_ms",
+        "_large",
+        "_migrated",
+        "_stored",
+        "calls",
+        "class_name",
+        "cleared",
+        "fields",
+        "gate",
+        "group",
+        "host",
+        "idle_after_ms",
+        "instance",
+        "key",
+        "last_index",
+        "loading",
+        "orders",
+        "parked",
+        "rows",
+        "rows_bytes",
+        "shard",
+        "size_bytes",
+        "spec",
+        "state",
+        "used_ms",
+    )
+
+    def __init__(self, host: Host, spec: ClassSpec, key: str, shard: Shard, now_ms: int) -> None:
+        self.host = host
+        self.spec = spec
+        self.class_name = spec.name
+        self.key = key
+        self.shard = shard
+        self.group = layout.object_id(spec.name, key)
+        self.used_ms = now_ms
+        self.idle_after_ms = int(spec.idle_after_s * 1000)
+        self.state = ActivationState.ACTIVE
+        self.gate: InputGate[ActiveCall] = InputGate()
+        self.orders: dict[int, CallerOrder[ActiveCall]] | None = None
+        self.calls: dict[bytes, ActiveCall] = {}
+        self.parked: list[ActiveCall] | None = None  # came while it was leaving
+        self.rows: dict[bytes, bytes | None] | None = None  # the open turn's storage writes
+        self.rows_bytes = 0
+        self.cleared = False  # the open turn has deleted all rows
+        self.last_index = shard.log.last if shard.log.group(self.group) is not None else 0
+        self.loading = False
+        self.size_bytes = 0
+        self._load(now_ms)
+
+    # -- loading ---------------------------------------------------------------------------
+
+    def _load(self, now_ms: int) -> None:
+        """Read the record and the fields, from the state and younger entries (L4)."""
+        spec, shard, group = self.spec, self.shard, self.group
+        raw = shard.get(group, layout.record_key(shard.id, group))
+        fields: dict[str, bytes] = {}
+        self._large: tuple[str, ...] = ()
+        self._stored = raw is not None
+        self._created_ms = now_ms
+        version = spec.version
+        if raw is not None:
+            record = records.decode_object(raw)
+            self._created_ms = record.created_ms
+            self.size_bytes = record.size_bytes
+            version = record.version
+            fields = {name: bytes(value) for name, value in record.fields.items()}
+            self._large = tuple(record.large)
+            for name in record.large:
+                large = shard.get(group, layout.field_key(shard.id, group, name))
+                if large is not None:
+                    fields[name] = large
+        if version > spec.version:
+            raise StateMismatchError(
+                f"{spec.name}/{self.key} was stored by version {version} of its class, this code "
+                f"has version {spec.version}: run the newer code, or raise version and add a "
+                f"@migrate that reads it"
+            )
+        self.loading = version < spec.version or self._has_hook("on_activate")
+        self._migrated: dict[str, bytes] | None = None
+        if version < spec.version:
+            self._migrated = spec.migrate(fields, version)
+            self.size_bytes += sum(map(len, self._migrated.values())) - sum(
+                map(len, fields.values())
+            )
+            fields = dict(self._migrated)
+        self.fields = Fields(spec, fields, self.may_write)
+        self.instance = spec.new(self.fields, Context(ObjectPort(self)))
+
+    def _has_hook(self, name: str) -> bool:
+        return getattr(self.spec.cls, name) is not getattr(DurableObject, name)
+
+    @property
+    def has_deactivate_hook(self) -> bool:
+        """Does the class want to know when it leaves?"""
+        return self._has_hook("on_deactivate")
+
+    # -- what runs now ---------------------------------------------------------------------
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing of it may have an effect any more."""
+        return self.state is ActivationState.GONE
+
+    @property
+    def may_leave(self) -> bool:
+        """Idle, and nobody's order is kept in memory for a call that waits."""
+        return (
+            self.state is ActivationState.ACTIVE
+            and self.gate.is_idle
+            and not self.calls
+        )
+
+    def may_write(self) -> None:
+        """Raise unless the code that asks belongs to the turn that is open."""
+        active = current_call.get()
+        if active is None or active.activation is not self or not active.is_open:
+            raise StaleCallError(
+                f"{self.class_name}/{self.key}: a write came from a task whose call has ended: "
+                f"await your tasks before the method returns"
+            )
+        if active.shared:
+            raise ReadOnlyError(
+                f"{active} is marked read_only and tried to write: drop the mark, or the write"
+            )
+        if active.interleaves and not active.inside:
+            raise StaleCallError(
+                f"{active} interleaves: only the method itself may write, not a task that it started"
+            )
+
+    def order_of(self, stub_id: int) -> CallerOrder[ActiveCall]:
+        """The order of one stub's calls here."""
+        orders = self.orders
+        if orders is None:
+            orders = self.orders = {}
+        order = orders.get(stub_id)
+        if order is None:
+            if len(orders) >= 256:
+                self.drop_orders(self.host.now_ms() - 10_000)
+                if len(orders) >= 4096:
+                    raise OverloadedError(
+                        f"{self.class_name}/{self.key} is being called through {len(orders)} stubs",
+                        retry_after_s=1.0,
+                    )
+            order = orders[stub_id] = CallerOrder()
+        return order
+
+    def drop_orders(self, before_ms: int) -> None:
+        """Forget stubs that have been silent: a late call of one is asked to come again in order."""
+        if self.orders:
+            self.orders = {
+                stub: order
+                for stub, order in self.orders.items()
+                if order.used_ms >= before_ms or order.has_held
+            } or None
+
+    # -- the turn --------------------------------------------------------------------------
+
+    def commit(
+        self, active: ActiveCall | None, record: bytes | None, now_ms: int
+    ) -> bool:
+        """Make the open turn's writes, and `record` for its call, one entry. False: nothing to keep.
+
+        `record` goes into the entry only where there is one, unless the turn wrote nothing and
+        `force` it: see `commit_record`. Raises what makes the turn roll back.
+        """
+        changes = self.fields.changes()
+        rows = self.rows
+        if self._migrated is not None:
+            changes = {**self._migrated, **(changes or {})}
+            self._migrated = None
+        if changes is None and not rows and not self.cleared:
+            return False
+        if active is not None and active.shared:
+            raise ReadOnlyError(f"{active} is marked read_only and has written")
+        ops: list[Op] = []
+        if changes or rows or self.cleared:
+            self._object_ops(ops, changes, now_ms)
+        if record is not None and active is not None:
+            ops.append((self.dedup_key(active), record))
+        self._append(ops, now_ms)
+        if changes:
+            self.fields.accept(changes)
+        if rows or self.cleared:
+            self.rows = None
+            self.cleared = False
+        self.rows_bytes = 0
+        return True
+
+    def commit_record(self, active: ActiveCall, record: bytes, now_ms: int) -> None:
+        """An entry that holds only the record of a call."""
+        self._append([(self.dedup_key(active), record)], now_ms)
+
+    def _append(self, ops: Sequence[Op], now_ms: int) -> None:
+        entry = self.shard.log.append(self.group, ops, now_ms)
+        self.last_index = entry.index
+        self.host.committer.add(self.shard, entry)
+
+    def _object_ops(self, ops: list[Op], changes: dict[str, bytes] | None, now_ms: int) -> None:
+        """The object's record and rows as this turn leaves them."""
+        shard_id, group = self.shard.id, self.group
+        raw = self.fields.raw
+        size = self.size_bytes
+        total = self.rows_bytes
+        if self.cleared:
+            ops.append(DeleteRange(*layout.rows_range(shard_id, group)))
+            size = sum(map(len, raw.values()))
+        if changes:
+            for name, value in changes.items():
+                size += len(value) - len(raw.get(name, b""))
+                total += len(value)
+        if self.rows:
+            for key, row in self.rows.items():
+                size += self._row_delta(key, row)
+                ops.append((key, row))
+        if total > TURN_BYTES_MAX:
+            raise TooLargeError(
+                f"a call on {self.class_name}/{self.key} wrote {total} bytes, at most "
+                f"{TURN_BYTES_MAX}: write less in one call"
+            )
+        limit = self.host.limits.object_bytes_max
+        if size > limit and size > self.size_bytes:
+            raise TooLargeError(
+                f"{self.class_name}/{self.key} would hold {size} bytes, at most {limit}: delete "
+                f"something, or split it over several objects"
+            )
+        merged = {**raw, **changes} if changes else raw
+        large: list[str] = []
+        for name, value in merged.items():
+            if len(value) > SMALL_FIELD_BYTES_MAX:
+                large.append(name)
+                if changes and name in changes:
+                    ops.append((layout.field_key(shard_id, group, name), value))
+        for name in self._large:
+            if name not in large:
+                ops.append((layout.field_key(shard_id, group, name), None))
+        small = {n: v for n, v in merged.items() if n not in large} if large else merged
+        if size <= 0:
+            if self._stored:
+                ops.append((layout.record_key(shard_id, group), None))
+            self._stored = False
+        else:
+            ops.append(
+                (
+                    layout.record_key(shard_id, group),
+                    records.encode_object(
+                        self.spec.version, self._created_ms, now_ms, size, small, large
+                    ),
+                )
+            )
+            self._stored = True
+        self._large = tuple(large)
+        self.host.size_bytes += size - self.size_bytes
+        self.size_bytes = size
+
+    def _row_delta(self, key: bytes, row: bytes | None) -> int:
+        new = len(key) + len(row) if row is not None else 0
+        if self.cleared:
+            return new
+        old = self.shard.get(self.group, key)
+        return new - (len(key) + len(old) if old is not None else 0)
+
+    def roll_back(self) -> None:
+        """Drop the open turn's writes."""
+        self.fields.roll_back()
+        self.rows = None
+        self.rows_bytes = 0
+        self.cleared = False
+
+    def mutated(self, active: ActiveCall, name: str) -> ReadOnlyError:
+        """A reader changed a value in place: put it back, and say so."""
+        self.fields.roll_back()
+        return ReadOnlyError(
+            f"{active} is marked read_only and changed the value of field {name!r} in place"
+        )
+
+    async def deactivation(self, reason: str) -> None:
+        """`on_deactivate`, with its bound on time."""
+        await asyncio.wait_for(
+            self.instance.on_deactivate(DeactivationReason(reason)), self.host.limits.hook_s
+        )
+
+    def delete_everything(self, active: ActiveCall, now_ms: int) -> bool:
+        """All that the object stores goes, in one entry. False: there was nothing."""
+        if not self._stored:
+            return False
+        shard_id, group = self.shard.id, self.group
+        ops: list[Op] = [
+            DeleteRange(*layout.rows_range(shard_id, group)),
+            (layout.record_key(shard_id, group), None),
+        ]
+        ops += [(layout.field_key(shard_id, group, name), None) for name in self._large]
+        self._append(ops, now_ms)
+        return True
+
+    # -- records of calls ------------------------------------------------------------------
+
+    def dedup_key(self, active: ActiveCall) -> bytes:
+        """Where this call's record is filed: under its first-sent minute (L5)."""
+        rid = active.call.request_id
+        return layout.dedup_key(self.shard.id, minute_of(first_sent_ms(rid)), self.group, rid)
+
+    def record_of(self, request_id: bytes) -> records.DedupRecord | None:
+        """What is known of an earlier attempt, appended entries included (L4)."""
+        key = layout.dedup_key(
+            self.shard.id, minute_of(first_sent_ms(request_id)), self.group, request_id
+        )
+        raw = self.shard.get(self.group, key)
+        return records.decode_dedup(raw) if raw is not None else None

@@ -1,0 +1,38 @@
+"""Which error a caller sees when an object's code raised one."""
+
+from __future__ import annotations
+
+import traceback
+
+from roost.errors import (
+    ApplicationError,
+    CorruptionError,
+    DeadlineExceededError,
+    DeadlockError,
+    ObjectError,
+    ReadOnlyError,
+    RoostError,
+    StateMismatchError,
+    TooLargeError,
+)
+from roost_node.host.call import ActiveCall
+
+KEPT = (
+    ApplicationError,
+    CorruptionError,
+    DeadlineExceededError,
+    DeadlockError,
+    ReadOnlyError,
+    StateMismatchError,
+    TooLargeError,
+)
+"""These reach the caller as they are; any other error becomes an `ObjectError` that names it."""
+
+
+def blame(active: ActiveCall, error: BaseException) -> RoostError:
+    """The error for the reply; its `.type` names what the code raised."""
+    if isinstance(error, KEPT):
+        return error
+    name = type(error).__name__
+    text = "".join(traceback.format_exception(error))
+    return ObjectError(f"{active} raised {name}: {error}", type=name, traceback=text)

@@ -1,0 +1,235 @@
+"""Calls from object to object.
+
+A child call is output of its parent: it leaves when every earlier entry that the parent could have
+seen is committed (R3). Its request id is made from the parent's and from what is called, with a count
+of equal calls, so a parent that runs again and makes the same calls finds their answers instead of
+doubling them. Its deadline is the parent's less 5 %, so that the parent can still say what it waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from roost.cluster.ids import check_key, child_request_id
+from roost.context import current_call
+from roost.errors import DeadlineExceededError, OverloadedError, StaleCallError
+from roost.stub import Stub
+from roost.wire.codec import encode_arguments
+from roost.wire.messages import Call, Item, Link, Reply, Skip, ToClient
+from roost.wire.status import to_error
+from roost_node.host.call import ActiveCall, Cancelled, Output
+
+if TYPE_CHECKING:
+    from roost_node.host.host import Host
+
+DEADLINE_SHARE = 0.95
+RETRY_S_MIN = 0.005
+RETRY_S_MAX = 0.5
+CREDIT = 64
+
+
+class Children:
+    """Carries the calls that objects of this host make (a `roost.stub.Caller`)."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._ids = 0
+
+    async def invoke(
+        self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call another object and wait for its result."""
+        parent = _parent(stub, method)
+        call = self._call(parent, stub, method, args, kwargs)
+        order = stub.order
+        call.stub_id, call.sequence = order.stub_id, order.begin()
+        target = f"{call.class_name}/{call.key}.{call.method}"
+        waited = parent.waits_for
+        parent.waits_for = target
+        try:
+            await self._may_leave(parent)
+            reply = await self._send(parent, call, stub)
+        except asyncio.CancelledError:
+            self._host.skip(Skip(call.class_name, call.key, call.stub_id, call.sequence))
+            raise
+        finally:
+            order.end(call.sequence)
+            if parent.cancelled is None:
+                parent.waits_for = waited
+        if reply.status:
+            raise to_error(reply.status, reply.error)
+        spec = stub.spec or self._host.classes.get(call.class_name)
+        return _decode(spec, method, reply.payload)
+
+    async def _send(self, parent: ActiveCall, call: Call, stub: Stub) -> Reply:
+        host = self._host
+        pause_s = RETRY_S_MIN
+        while True:
+            call.oldest = stub.order.oldest()
+            self._ids += 1
+            attempt = Call(
+                self._ids, call.class_name, call.key, call.method, call.arguments, call.request_id,
+                deadline_ms=call.deadline_ms, stub_id=call.stub_id, sequence=call.sequence,
+                oldest=call.oldest, chain=call.chain, principal=call.principal,
+            )  # fmt: skip
+            waiter = _Waiter(host.loop)
+            active = host.submit(attempt, waiter)
+            try:
+                reply = await waiter.future
+            except asyncio.CancelledError:
+                if active is not None:
+                    host.cancel(active, waiter, attempt.id, Cancelled.CALLER)
+                raise
+            if reply.status == 0:
+                return reply
+            error = to_error(reply.status, reply.error)
+            left_s = (call.deadline_ms - host.now_ms()) / 1000
+            if not error.retryable or error.took_effect != "no" or left_s <= pause_s:
+                return reply
+            if isinstance(error, OverloadedError):
+                pause_s = max(pause_s, min(error.retry_after_s, RETRY_S_MAX))
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, RETRY_S_MAX)
+
+    async def stream(
+        self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Read a streaming method of another object."""
+        parent = _parent(stub, method)
+        call = self._call(parent, stub, method, args, kwargs)
+        call.credit = CREDIT
+        await self._may_leave(parent)
+        self._ids += 1
+        call.id = self._ids
+        inbox = _Inbox(self._host.loop)
+        active = self._host.submit(call, inbox)
+        taken = 0
+        spec = stub.spec or self._host.classes.get(call.class_name)
+        try:
+            while True:
+                message = await inbox.next()
+                if isinstance(message, Item):
+                    yield _decode(spec, method, message.payload)
+                    taken += 1
+                    if taken == CREDIT // 2 and active is not None:
+                        self._host.add_credit(active, taken)
+                        taken = 0
+                    continue
+                assert isinstance(message, Reply)
+                active = None
+                if message.status:
+                    raise to_error(message.status, message.error)
+                return
+        finally:
+            if active is not None:
+                self._host.cancel(active, inbox, call.id, Cancelled.CALLER)
+
+    async def _may_leave(self, parent: ActiveCall) -> None:
+        """Wait until what the parent could have seen is committed."""
+        activation = parent.activation
+        shard = activation.shard
+        if activation.last_index <= shard.log.committed:
+            return  # with cover, which one store always has (R3)
+        waiter = self._host.loop.create_future()
+        shard.release(activation.last_index, Output(None, None, None, waiter), own_entry=False)
+        await waiter
+
+    def _call(
+        self,
+        parent: ActiveCall,
+        stub: Stub,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Call:
+        check_key(stub.key)
+        arguments = encode_arguments(args, kwargs)
+        target = b"\0".join(
+            (stub.class_name.encode(), stub.key.encode(), method.encode(), arguments)
+        )
+        counts = parent.child_counts
+        if counts is None:
+            counts = parent.child_counts = {}
+        count = counts.get(target, 0)
+        counts[target] = count + 1
+        now_ms = self._host.now_ms()
+        left_ms = parent.deadline_ms - now_ms
+        if stub.timeout_s is not None:
+            left_ms = min(left_ms, int(stub.timeout_s * 1000))
+        deadline_ms = now_ms + int(left_ms * DEADLINE_SHARE)
+        if deadline_ms <= now_ms:
+            raise DeadlineExceededError(
+                f"no time left to call {stub.class_name}/{stub.key}.{method}", took_effect="no"
+            )
+        call = parent.call
+        link = Link(call.class_name, call.key, call.method, call.request_id)
+        return Call(
+            0,
+            stub.class_name,
+            stub.key,
+            method,
+            arguments,
+            stub.request_id or child_request_id(call.request_id, target, count),
+            deadline_ms=deadline_ms,
+            chain=(*call.chain, link),
+            principal=call.principal,
+        )
+
+
+class _Waiter:
+    """Takes the one reply to a child call."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Reply] = loop.create_future()
+
+    def send(self, message: ToClient) -> None:
+        if isinstance(message, Reply) and not self.future.done():
+            self.future.set_result(message)
+
+
+class _Inbox:
+    """Takes the items of a child's stream; credit bounds it."""
+
+    __slots__ = ("_loop", "_messages", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._messages: deque[ToClient] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def send(self, message: ToClient) -> None:
+        self._messages.append(message)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self) -> ToClient:
+        while not self._messages:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        return self._messages.popleft()
+
+
+def _parent(stub: Stub, method: str) -> ActiveCall:
+    parent: ActiveCall | None = current_call.get()
+    if parent is None or not parent.is_open:
+        raise StaleCallError(
+            f"{stub.class_name}/{stub.key}.{method} was called by a task whose call has ended: await "
+            f"your tasks before the method returns"
+        )
+    return parent
+
+
+def _decode(spec: Any, method: str, payload: bytes) -> Any:
+    known = spec.methods.get(method) if spec is not None else None
+    if known is None:
+        import msgspec
+
+        return msgspec.msgpack.decode(payload)
+    return known.decode_result(payload)
+
+

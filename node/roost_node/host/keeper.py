@@ -1,0 +1,140 @@
+"""What a host does now and then: deadlines, idle objects, memory, old records, free disk."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roost.errors import DiskFullError
+from roost_node.core.dedup import droppable_before
+from roost_node.core.log import DeleteRange
+from roost_node.storage import layout
+
+if TYPE_CHECKING:
+    from roost_node.host.host import Host
+
+TICK_S = 0.008
+SLOW_TICKS = 16  # every so many ticks the slower duties
+EVICT_STEPS = 2_000
+EVICT_BATCH = 500
+TRIM_AFTER = 20_000
+SWEEP_SHARDS = 16
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Keeper:
+    """The host's housekeeping; `run` is one of the node's tasks."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._evicted = 0
+        self._sweep_at = 0
+        self._statm = Path("/proc/self/statm")
+        self._trim = _malloc_trim()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        host = self._host
+        loop = host.loop
+        tick = 0
+        due = loop.time() + TICK_S
+        while True:
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            late = loop.time() - due
+            host.telemetry.loop_lag_us.add(max(0, int(late * 1e6)))
+            due = loop.time() + TICK_S
+            now_ms = host.now_ms()
+            if len(host.deadlines):
+                for active in host.deadlines.due(now_ms):
+                    host.on_due(active, now_ms)
+            tick += 1
+            if tick % SLOW_TICKS == 0:
+                host.admission.tick(now_ms)
+                self._evict_idle(now_ms)
+                self._watch_memory()
+                self._sweep_records(now_ms)
+            if tick % (SLOW_TICKS * 8) == 0:
+                self._watch_disk()
+
+    def make_room(self) -> None:
+        """Too many live objects, or too large: the coldest idle ones leave now."""
+        host = self._host
+        over = len(host.activations) - host.limits.activations_max
+        count = max(over, EVICT_BATCH if host.size_bytes > host.limits.live_bytes_max else 1)
+        for activation in host.ring.coldest(count):
+            host.deactivate(activation, "memory")
+            self._evicted += 1
+
+    def _evict_idle(self, now_ms: int) -> None:
+        host = self._host
+        for activation in host.ring.idle(now_ms, EVICT_STEPS):
+            host.deactivate(activation, "idle")
+            self._evicted += 1
+        if self._evicted >= TRIM_AFTER and not host.workers.ready:
+            self._evicted = 0
+            self._trim()
+
+    def _watch_memory(self) -> None:
+        host = self._host
+        limit = host.limits.memory_bytes_max
+        if not limit:
+            return
+        resident = self.resident_bytes()
+        if resident > 0.9 * limit:
+            for activation in host.ring.coldest(EVICT_BATCH):
+                host.deactivate(activation, "memory")
+            self._trim()
+            resident = self.resident_bytes()
+        if resident > 0.9 * limit:
+            host.refuse_cold = (
+                f"this node uses {resident} of {limit} bytes of memory: objects that are not live "
+                f"must wait"
+            )
+        else:
+            host.refuse_cold = None
+
+    def resident_bytes(self) -> int:
+        """Resident memory of this process."""
+        return int(self._statm.read_text().split()[1]) * PAGE_BYTES
+
+    def _watch_disk(self) -> None:
+        host = self._host
+        free, total = host.store.free_bytes(), host.store.total_bytes()
+        if total and free < total * host.limits.free_disk_percent_min / 100:
+            host.refuse_writes = DiskFullError(
+                f"the store has {free} of {total} bytes free, below "
+                f"{host.limits.free_disk_percent_min} %: make room, or move objects away"
+            )
+        else:
+            host.refuse_writes = None
+
+    def _sweep_records(self, now_ms: int) -> None:
+        """Drop buckets of records whose window is over (L5), some shards at a time."""
+        host = self._host
+        shards = host.shards()
+        if not shards:
+            return
+        ops: list[DeleteRange] = []
+        for step in range(min(SWEEP_SHARDS, len(shards))):
+            shard = shards[(self._sweep_at + step) % len(shards)]
+            minute = droppable_before(shard.log.time_ms(now_ms))
+            if minute > shard.swept_minute:
+                ops.append(DeleteRange(*layout.dedup_minutes(shard.id, 0, minute)))
+                shard.swept_minute = minute
+        self._sweep_at += SWEEP_SHARDS
+        if ops and not host.store.write(ops):
+            for shard in shards:
+                shard.swept_minute = 0  # the store was busy: next time
+
+
+def _malloc_trim() -> ctypes._NamedFuncPointer:  # type: ignore[name-defined]  # no public name
+    """Give freed memory back to the system; the allocator keeps it otherwise."""
+    libc = ctypes.CDLL(None)
+    trim = getattr(libc, "malloc_trim", None)
+    if trim is None:
+        return lambda: None
+    trim.argtypes = [ctypes.c_size_t]
+    return lambda: trim(0)

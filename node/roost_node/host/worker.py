@@ -1,0 +1,162 @@
+"""Stepping user code.
+
+While user code runs, a real asyncio task must be current (`asyncio.timeout`, `TaskGroup` and HTTP
+clients need one), yet a task for every call costs more than a small call itself. So calls run back
+to back inside a few worker tasks: a worker sends into the call's coroutine, in a context of the call's
+own, and most calls end right there. One that suspends keeps its worker; another worker goes on with
+the rest. A worker whose call was cancelled is retired, because a task remembers having been cancelled.
+
+Each suspension is the end of a stretch of an interleaving call: see `Host.end_stretch`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections import deque
+from collections.abc import Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+from roost_node.host.call import ActiveCall, Stage
+
+if TYPE_CHECKING:
+    from roost_node.host.host import Host
+
+SLICE_S = 0.002  # after so much work in one go the loop gets a turn
+CHECK_EVERY = 16
+SPARE_WORKERS_MAX = 64
+
+
+class Workers:
+    """The tasks in which user code runs."""
+
+    def __init__(self, host: Host, tasks: asyncio.TaskGroup) -> None:
+        self._host = host
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[asyncio.Future[None]] = []
+        self._awake = 0  # workers that will look into `ready` without being woken
+        self._closed = False
+        self.ready: deque[ActiveCall] = deque()
+
+    def start(self, active: ActiveCall) -> None:
+        """Run a call that is inside its object's gate, soon."""
+        active.stage = Stage.READY
+        self.ready.append(active)
+        if not self._awake:
+            self._wake()
+
+    def close(self) -> None:
+        """Let idle workers end; busy ones end after their call."""
+        self._closed = True
+        for waiter in self._idle:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._idle.clear()
+
+    def _wake(self) -> None:
+        self._awake += 1
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        host = self._host
+        ready = self.ready
+        time = self._loop.time
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            since = time()
+            count = 0
+            while ready:
+                active = ready.popleft()
+                coroutine = host.begin(active)
+                if coroutine is None:
+                    continue
+                context = active.context
+                assert context is not None
+                active.inside = True
+                try:
+                    yielded = context.run(coroutine.send, None)
+                except StopIteration as stop:
+                    active.inside = False
+                    host.complete(active, stop.value)
+                except BaseException as error:  # user code may raise anything; it becomes a reply
+                    active.inside = False
+                    host.fail(active, error)
+                else:
+                    active.inside = False
+                    active.task = task
+                    self._awake -= 1
+                    try:
+                        await self._drive(active, coroutine, yielded)
+                    finally:
+                        active.task = None
+                    self._awake += 1
+                    if task.cancelling():
+                        self._retire()
+                        return
+                    since = time()
+                count += 1
+                if count % CHECK_EVERY == 0 and time() - since > SLICE_S:
+                    await asyncio.sleep(0)
+                    since = time()
+            self._awake -= 1
+            if self._closed or len(self._idle) >= SPARE_WORKERS_MAX:
+                return
+            waiter = self._loop.create_future()
+            self._idle.append(waiter)
+            await waiter
+            if self._closed and not ready:
+                return
+
+    def _retire(self) -> None:
+        self._awake -= 1
+        if self.ready and not self._awake:
+            self._wake()
+
+    @types.coroutine
+    def _drive(
+        self, active: ActiveCall, coroutine: Coroutine[Any, None, Any], yielded: Any
+    ) -> Generator[Any, None, None]:
+        """Carry a suspended call on: what it yields goes to the task, what comes back goes to it."""
+        host = self._host
+        context = active.context
+        assert context is not None
+        while True:
+            host.on_suspended(active)
+            if self.ready and not self._awake:
+                self._wake()
+            thrown: BaseException | None = None
+            try:
+                yield yielded
+            except BaseException as error:  # cancellation, or what the future raised
+                thrown = error
+            while not host.resume(active):
+                waiter = active.resume
+                assert waiter is not None
+                try:
+                    yield from waiter.__await__()
+                except asyncio.CancelledError as error:
+                    thrown = error  # it is told when it is inside again
+            if active.stage is Stage.DONE:  # reset while it was suspended: it may do nothing more
+                thrown = asyncio.CancelledError()
+            active.inside = True
+            try:
+                if thrown is None:
+                    yielded = context.run(coroutine.send, None)
+                else:
+                    yielded = context.run(coroutine.throw, thrown)
+            except StopIteration as stop:
+                active.inside = False
+                host.complete(active, stop.value)
+                return
+            except BaseException as error:
+                active.inside = False
+                host.fail(active, error)
+                return
+            active.inside = False

@@ -1,0 +1,122 @@
+"""The composition root: builds a node's parts, starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from roost.object import ClassSpec
+from roost_node.config import Limits
+from roost_node.host import life
+from roost_node.host.host import Host
+from roost_node.storage.engine import Store
+from roost_node.storage.rocks import RocksStore
+from roost_node.telemetry import Telemetry
+
+Fatal = Callable[[BaseException], None]
+
+
+class Clock:
+    """Server time: the wall clock, but never running back (ms since 1970)."""
+
+    __slots__ = ("_last_ms",)
+
+    def __init__(self) -> None:
+        self._last_ms = 0
+
+    def now_ms(self) -> int:
+        """Now, or the latest time given before where the wall clock was set back."""
+        now = time.time_ns() // 1_000_000
+        if now > self._last_ms:
+            self._last_ms = now
+        return self._last_ms
+
+
+class Node:
+    """One store and the host of its objects; how callers reach it is its owner's business.
+
+    `async with Node(...) as node: node.host.submit(...)`. Leaving drains: running calls may finish.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        classes: Mapping[str, ClassSpec],
+        on_fatal: Fatal,
+        *,
+        limits: Limits | None = None,
+        check_effects: bool = False,
+        clock: Clock | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self._path = path
+        self._classes = classes
+        self._on_fatal = on_fatal
+        self._limits = limits or Limits()
+        self._check_effects = check_effects
+        self.clock = clock or Clock()
+        self._given = store
+        self.telemetry = Telemetry()
+        self._tasks = asyncio.TaskGroup()
+        self.started_ms = 0
+
+    async def __aenter__(self) -> Node:
+        self.store: Store = self._given or RocksStore.open(self._path)
+        try:
+            await self._tasks.__aenter__()
+            self.host = Host(
+                self.store,
+                self._classes,
+                self._tasks,
+                self.clock.now_ms,
+                self._on_fatal,
+                limits=self._limits,
+                telemetry=self.telemetry,
+                check_effects=self._check_effects,
+            )
+            self._keeper = self._tasks.create_task(self.host.keeper.run())
+        except BaseException:
+            self.store.close()
+            raise
+        self.started_ms = self.clock.now_ms()
+        self._gauges()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await life.drain(self.host)
+            self.host.workers.close()
+            self._keeper.cancel()
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            await self.host.committer.close()
+            self.store.close()
+
+    async def reload(self, classes: Mapping[str, ClassSpec]) -> None:
+        """Serve other classes from now on."""
+        await life.reload(self.host, classes)
+
+    def _gauges(self) -> None:
+        host = self.host
+        self.telemetry.gauges.update(
+            {
+                "roost_activations": ("live objects", lambda: len(host.activations)),
+                "roost_live_bytes": ("encoded size of live objects", lambda: host.size_bytes),
+                "roost_open_calls": ("calls not ended", lambda: host.admission.open_calls),
+                "roost_open_bytes": ("their arguments", lambda: host.admission.open_bytes),
+                "roost_ready_calls": ("could run, have not", lambda: len(host.workers.ready)),
+                "roost_commit_queue": (
+                    "entries not flushed",
+                    lambda: host.committer.pending_count,
+                ),
+                "roost_disk_free_bytes": ("of the store's disk", self.store.free_bytes),
+            }
+        )

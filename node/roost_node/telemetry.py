@@ -1,0 +1,113 @@
+"""Counters and histograms, named once.
+
+The hot path adds to plain integers; the Prometheus collector reads them when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+
+class Histogram:
+    """Counts by power of two: bucket n holds values below 2**n units."""
+
+    __slots__ = ("counts", "total", "unit")
+
+    def __init__(self, unit: float, buckets: int = 32) -> None:
+        self.unit = unit  # size of one unit in the exported measure
+        self.counts = [0] * buckets
+        self.total = 0
+
+    def add(self, value: int) -> None:
+        """Count one value, in units."""
+        bucket = value.bit_length()
+        self.counts[bucket if bucket < len(self.counts) else -1] += 1
+        self.total += value
+
+    def cumulative(self) -> Iterator[tuple[str, int]]:
+        """(upper bound, count at or below it), for Prometheus."""
+        count = 0
+        for power, here in enumerate(self.counts[:-1]):
+            count += here
+            yield repr(((1 << power) - 1 or 0.5) * self.unit), count
+        yield "+Inf", count + self.counts[-1]
+
+
+class Telemetry:
+    """What one node counts."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}  # by status
+        self.rejections: dict[str, int] = {}  # by reason
+        self.call_us = Histogram(1e-6)
+        self.commit_entries = Histogram(1.0, 20)
+        self.sync_us = Histogram(1e-6)
+        self.loop_lag_us = Histogram(1e-6)
+        self.mailbox_depth = Histogram(1.0, 20)
+        self.dedup_hits = 0
+        self.write_stalls = 0
+        self.activations_started = 0
+        self.activations_evicted = 0
+        self.resets = 0
+        self.effect_warnings = 0
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+
+    def reject(self, reason: str) -> None:
+        """A call was refused."""
+        self.rejections[reason] = self.rejections.get(reason, 0) + 1
+
+    def end(self, status: str) -> None:
+        """A call has ended."""
+        self.calls[status] = self.calls.get(status, 0) + 1
+
+    def on_commit(self, entries: int, seconds: float) -> None:
+        """A batch is durable."""
+        self.commit_entries.add(entries)
+        self.sync_us.add(int(seconds * 1e6))
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything, as Prometheus metric families."""
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
+
+        calls = CounterMetricFamily("roost_calls", "calls ended, by status", labels=["status"])
+        for status, count in self.calls.items():
+            calls.add_metric([status], count)
+        yield calls
+        rejections = CounterMetricFamily(
+            "roost_rejections", "calls refused, by reason", labels=["reason"]
+        )
+        for reason, count in self.rejections.items():
+            rejections.add_metric([reason], count)
+        yield rejections
+        for name, text, histogram in (
+            ("roost_call_seconds", "arrival to reply", self.call_us),
+            ("roost_commit_batch_entries", "entries in one flush", self.commit_entries),
+            ("roost_fsync_seconds", "one flush of the write-ahead log", self.sync_us),
+            ("roost_loop_lag_seconds", "how late the event loop runs", self.loop_lag_us),
+            ("roost_mailbox_depth", "calls waiting at an object when one more came", self.mailbox_depth),
+        ):
+            yield HistogramMetricFamily(
+                name,
+                text,
+                buckets=list(histogram.cumulative()),
+                sum_value=histogram.total * histogram.unit,
+            )
+        for name, text, value in (
+            ("roost_dedup_hits", "calls answered from a record", self.dedup_hits),
+            ("roost_write_stalls", "batches that the store took later", self.write_stalls),
+            ("roost_activations_started", "objects loaded", self.activations_started),
+            ("roost_activations_evicted", "objects that left memory", self.activations_evicted),
+            ("roost_resets", "activations dropped after a failure", self.resets),
+            ("roost_effect_warnings", "calls that did two things when run twice", self.effect_warnings),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        for name, (text, read) in self.gauges.items():
+            yield GaugeMetricFamily(name, text, value=read())
