@@ -1,0 +1,1 @@
+"""What is on disk: keys, records, the engine, the directory."""

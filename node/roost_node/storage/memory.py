@@ -1,0 +1,92 @@
+"""A store in memory that can lose what was not flushed: for tests and simulations."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+
+from roost_node.core.log import DeleteRange, Op
+
+
+class MemoryStore:
+    """Rows in a dict with a sorted list of keys."""
+
+    def __init__(self, *, shards: int = 8, seed: bytes = b"memory") -> None:
+        self.store_id = "memory"
+        self.cluster_id = "memory"
+        self.seed = seed
+        self.shards = shards
+        self.stalled = False
+        self._rows: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+        self._flushed: dict[bytes, bytes] = {}
+        self._unflushed: list[tuple[Op, ...]] = []
+
+    def get(self, key: bytes) -> bytes | None:
+        """One row."""
+        return self._rows.get(key)
+
+    def iterate(
+        self, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows of [start, end), as of this call."""
+        keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, end)]
+        rows = [(key, self._rows[key]) for key in keys]
+        return iter(rows[::-1] if reverse else rows)
+
+    def write(self, ops: Sequence[Op]) -> bool:
+        """One atomic batch."""
+        if self.stalled:
+            return False
+        batch = tuple(ops)
+        self._unflushed.append(batch)
+        _apply(batch, self._rows, self._keys)
+        return True
+
+    def sync(self) -> None:
+        """What was written is safe now."""
+        self._flushed = dict(self._rows)
+        self._unflushed = []
+
+    def crash(self, survives: int = 0) -> MemoryStore:
+        """The store as a restart finds it: what was flushed, and the first `survives` later batches."""
+        after = MemoryStore(shards=self.shards, seed=self.seed)
+        after._rows = dict(self._flushed)
+        after._keys = sorted(after._rows)
+        for batch in self._unflushed[:survives]:
+            _apply(batch, after._rows, after._keys)
+        after._flushed = dict(after._rows)
+        return after
+
+    @property
+    def unflushed_count(self) -> int:
+        """Batches that a crash may lose."""
+        return len(self._unflushed)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+        self.sync()
+
+    def free_bytes(self) -> int:
+        """Not known."""
+        return 0
+
+    def total_bytes(self) -> int:
+        """Not known."""
+        return 0
+
+
+def _apply(batch: Sequence[Op], rows: dict[bytes, bytes], keys: list[bytes]) -> None:
+    for op in batch:
+        if isinstance(op, DeleteRange):
+            low, high = bisect_left(keys, op.start), bisect_left(keys, op.end)
+            for key in keys[low:high]:
+                del rows[key]
+            del keys[low:high]
+        elif op[1] is None:
+            if rows.pop(op[0], None) is not None:
+                del keys[bisect_left(keys, op[0])]
+        else:
+            if op[0] not in rows:
+                insort(keys, op[0])
+            rows[op[0]] = op[1]

@@ -1,0 +1,157 @@
+"""Every value in the database: msgpack arrays whose first element is the record's format.
+
+A reader accepts its own format and older ones; fields are only ever added at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from roost.cluster.ids import first_sent_ms
+from roost.errors import CorruptionError
+from roost.wire.messages import ErrorInfo
+from roost_node.core.dedup import minute_of
+from roost_node.core.log import Head
+from roost_node.storage import layout
+
+FORMAT = 1
+DIGEST_BYTES = 16
+
+
+class ObjectRecord(msgspec.Struct, array_like=True, gc=False):
+    """What is kept of an object: metadata, small fields (encoded), names of large ones."""
+
+    format: int
+    version: int  # of the class that stored it
+    created_ms: int
+    changed_ms: int
+    size_bytes: int
+    fields: dict[str, msgspec.Raw]
+    large: list[str] = []
+
+
+class DedupRecord(msgspec.Struct, array_like=True, gc=False):
+    """What is kept of a call that wrote: enough to answer it again."""
+
+    format: int
+    status: int
+    payload: bytes
+    encoding: int
+    digest: bytes  # of method and arguments
+    principal: str
+    started: bool = False  # an interleaving call that has committed a stretch and not ended
+    error: ErrorInfo | None = None
+
+
+class HeadRecord(msgspec.Struct, array_like=True, gc=False):
+    """Where a shard's log stands."""
+
+    format: int
+    epoch: int
+    index: int
+    hash: bytes
+    log_time_ms: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_object = msgspec.msgpack.Decoder(ObjectRecord).decode
+_decode_dedup = msgspec.msgpack.Decoder(DedupRecord).decode
+_decode_head = msgspec.msgpack.Decoder(HeadRecord).decode
+
+
+def encode_object(
+    version: int,
+    created_ms: int,
+    changed_ms: int,
+    size_bytes: int,
+    fields: Mapping[str, bytes],
+    large: Sequence[str] = (),
+) -> bytes:
+    """An object's record; `fields` are encoded values."""
+    raw = {name: msgspec.Raw(value) for name, value in fields.items()}
+    return _encode((FORMAT, version, created_ms, changed_ms, size_bytes, raw, large))
+
+
+def decode_object(raw: bytes) -> ObjectRecord:
+    """Raises CorruptionError when it is not one, or of a newer format."""
+    try:
+        record = _decode_object(raw)
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"an object's record cannot be read: {error}") from None
+    _check(record.format, "object")
+    return record
+
+
+def digest_of(method: str, arguments: bytes) -> bytes:
+    """What tells two payloads of one request id apart."""
+    digest = hashlib.blake2b(method.encode(), digest_size=DIGEST_BYTES)
+    digest.update(b"\0")
+    digest.update(arguments)
+    return digest.digest()
+
+
+def encode_dedup_ok(
+    method: str, arguments: bytes, payload: bytes, encoding: int, principal: str
+) -> bytes:
+    """The record of a call that returned."""
+    return _encode((FORMAT, 0, payload, encoding, digest_of(method, arguments), principal))
+
+
+def encode_dedup_error(
+    method: str, arguments: bytes, status: int, error: ErrorInfo, principal: str
+) -> bytes:
+    """The record of a call that failed after something of it was committed."""
+    digest = digest_of(method, arguments)
+    return _encode((FORMAT, status, b"", 0, digest, principal, False, error))
+
+
+def encode_dedup_started(method: str, arguments: bytes, principal: str) -> bytes:
+    """The record of an interleaving call in its first entry."""
+    return _encode((FORMAT, 0, b"", 0, digest_of(method, arguments), principal, True))
+
+
+def decode_dedup(raw: bytes) -> DedupRecord:
+    """Raises CorruptionError when it is not one, or of a newer format."""
+    try:
+        record = _decode_dedup(raw)
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"the record of a call cannot be read: {error}") from None
+    _check(record.format, "dedup")
+    return record
+
+
+def find_dedup(
+    get: Callable[[bytes, bytes], bytes | None], shard: int, group: bytes, request_id: bytes
+) -> DedupRecord | None:
+    """Look a request up; `get` takes group and key."""
+    minute = minute_of(first_sent_ms(request_id))
+    raw = get(group, layout.dedup_key(shard, minute, group, request_id))
+    return decode_dedup(raw) if raw is not None else None
+
+
+def encode_head(epoch: int, index: int, running_hash: bytes, log_time_ms: int) -> bytes:
+    """Where a shard's log stands."""
+    return _encode((FORMAT, epoch, index, running_hash, log_time_ms))
+
+
+def decode_head(raw: bytes) -> Head:
+    """Raises CorruptionError when it is not one, or of a newer format."""
+    try:
+        record = _decode_head(raw)
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"a shard's head cannot be read: {error}") from None
+    _check(record.format, "head")
+    return Head(record.epoch, record.index, record.hash, record.log_time_ms)
+
+
+def _check(found: int, what: str) -> None:
+    if not 1 <= found <= FORMAT:
+        raise CorruptionError(
+            f"a record ({what}) has format {found}, this build reads up to {FORMAT}: was the data "
+            f"written by a newer build?"
+        )
+
+

@@ -1,0 +1,108 @@
+"""Cores that fit a few tests each: deadlines, answers and ages, eviction, admission."""
+
+from __future__ import annotations
+
+from roost_node.core.admission import Admission
+from roost_node.core.deadlines import BUCKET_MS, Deadlines
+from roost_node.core.dedup import Age, Answers, age_of, droppable_before, minute_of
+from roost_node.core.eviction import EvictionRing
+from roost_node.core.log import DEDUP_WINDOW_MS
+
+NOW = 10_000_000
+
+
+def test_a_deadline_is_due_soon_after_its_time_and_never_before() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    deadlines.add("a", 1001)
+    assert deadlines.due(1000) == []
+    assert deadlines.due(1001 + BUCKET_MS) == ["a"]
+    assert len(deadlines) == 0
+
+
+def test_a_discarded_deadline_is_gone() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    bucket = deadlines.add("a", 1001)
+    deadlines.discard("a", bucket)
+    assert deadlines.due(5000) == []
+    assert deadlines.next_ms() is None
+
+
+def test_a_request_is_refused_when_its_record_may_be_gone() -> None:
+    assert age_of(NOW - DEDUP_WINDOW_MS, NOW, NOW) is Age.FINE
+    assert age_of(NOW - DEDUP_WINDOW_MS - 1, NOW, NOW) is Age.EXPIRED
+
+
+def test_a_request_from_the_future_is_refused() -> None:
+    assert age_of(NOW + 60_000, NOW, NOW) is Age.FINE
+    assert age_of(NOW + 60_001, NOW, NOW) is Age.AHEAD
+
+
+def test_a_bucket_is_dropped_only_when_every_request_in_it_is_expired() -> None:
+    before = droppable_before(NOW)
+    youngest_dropped = before * 60_000 - 1
+    assert minute_of(youngest_dropped) < before
+    assert age_of(youngest_dropped, NOW, NOW) is Age.EXPIRED
+
+
+def test_answers_are_kept_until_their_deadline_and_are_bounded() -> None:
+    answers: Answers[str] = Answers(2)
+    assert answers.remember(b"g", b"1", "one", 100, 0)
+    assert answers.remember(b"g", b"2", "two", 200, 0)
+    assert not answers.remember(b"g", b"3", "three", 300, 0)
+    assert answers.get(b"g", b"1") == "one"
+    assert answers.get(b"other", b"1") is None
+    assert answers.remember(b"g", b"3", "three", 1300, 1150)
+    assert answers.get(b"g", b"1") is None
+
+
+class Member:
+    def __init__(self, used_ms: int) -> None:
+        self.used_ms = used_ms
+        self.idle_after_ms = 1000
+        self.may_leave = True
+        self.is_gone = False
+
+
+def test_an_object_leaves_when_its_idle_time_is_over() -> None:
+    ring: EvictionRing[Member] = EvictionRing()
+    cold, warm, busy = Member(0), Member(900), Member(0)
+    busy.may_leave = False
+    for member in (cold, warm, busy):
+        ring.add(member)
+    assert ring.idle(1500, 10) == [cold]
+
+
+def test_the_coldest_leave_first_when_there_is_no_room() -> None:
+    ring: EvictionRing[Member] = EvictionRing()
+    members = [Member(n) for n in range(4)]
+    for member in members:
+        ring.add(member)
+    members[0].used_ms = 99  # used since
+    assert ring.coldest(2) == [members[1], members[2]]
+
+
+def test_the_ring_forgets_what_is_gone() -> None:
+    ring: EvictionRing[Member] = EvictionRing()
+    member = Member(0)
+    ring.add(member)
+    member.is_gone = True
+    assert ring.idle(5000, 10) == []
+    assert len(ring) == 0
+
+
+def test_a_refusal_names_the_bound_and_says_when_to_come_again() -> None:
+    admission = Admission(open_max=2, bytes_max=100, wait_ms_max=50)
+    assert admission.refusal(10, 0) is None
+    assert "waited" in (admission.refusal(10, 51) or "")
+    admission.open(60)
+    assert "bytes" in (admission.refusal(60, 0) or "")
+    admission.open(1)
+    assert "open calls" in (admission.refusal(1, 0) or "")
+    for now in range(100, 1100, 100):
+        admission.finished += 100
+        admission.tick(now)
+    assert 0.05 < admission.retry_after_s(100) < 0.2  # some 1,000 calls are finished a second
+
+
+def test_one_huge_call_fits_into_an_empty_node() -> None:
+    assert Admission(2, 100, 50).refusal(1000, 0) is None
