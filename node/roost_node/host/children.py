@@ -44,7 +44,7 @@ class Children:
         """Call another object and wait for its result."""
         parent = _parent(stub, method)
         call = self._call(parent, stub, method, args, kwargs)
-        order = stub.order
+        order = stub._order
         call.stub_id, call.sequence = order.stub_id, order.begin()
         target = f"{call.class_name}/{call.key}.{call.method}"
         waited = parent.waits_for
@@ -61,14 +61,14 @@ class Children:
                 parent.waits_for = waited
         if reply.status:
             raise to_error(reply.status, reply.error)
-        spec = stub.spec or self._host.classes.get(call.class_name)
+        spec = stub._spec or self._host.classes.get(call.class_name)
         return _decode(spec, method, reply.payload)
 
     async def _send(self, parent: ActiveCall, call: Call, stub: Stub) -> Reply:
         host = self._host
         pause_s = RETRY_S_MIN
         while True:
-            call.oldest = stub.order.oldest()
+            call.oldest = stub._order.oldest()
             self._ids += 1
             attempt = Call(
                 self._ids, call.class_name, call.key, call.method, call.arguments, call.request_id,
@@ -107,7 +107,7 @@ class Children:
         inbox = _Inbox(self._host.loop)
         active = self._host.submit(call, inbox)
         taken = 0
-        spec = stub.spec or self._host.classes.get(call.class_name)
+        spec = stub._spec or self._host.classes.get(call.class_name)
         try:
             while True:
                 message = await inbox.next()
@@ -145,10 +145,10 @@ class Children:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Call:
-        check_key(stub.key)
+        check_key(stub._key)
         arguments = encode_arguments(args, kwargs)
         target = b"\0".join(
-            (stub.class_name.encode(), stub.key.encode(), method.encode(), arguments)
+            (stub._class_name.encode(), stub._key.encode(), method.encode(), arguments)
         )
         counts = parent.child_counts
         if counts is None:
@@ -157,22 +157,22 @@ class Children:
         counts[target] = count + 1
         now_ms = self._host.now_ms()
         left_ms = parent.deadline_ms - now_ms
-        if stub.timeout_s is not None:
-            left_ms = min(left_ms, int(stub.timeout_s * 1000))
+        if stub._timeout_s is not None:
+            left_ms = min(left_ms, int(stub._timeout_s * 1000))
         deadline_ms = now_ms + int(left_ms * DEADLINE_SHARE)
         if deadline_ms <= now_ms:
             raise DeadlineExceededError(
-                f"no time left to call {stub.class_name}/{stub.key}.{method}", took_effect="no"
+                f"no time left to call {stub._class_name}/{stub._key}.{method}", took_effect="no"
             )
         call = parent.call
         link = Link(call.class_name, call.key, call.method, call.request_id)
         return Call(
             0,
-            stub.class_name,
-            stub.key,
+            stub._class_name,
+            stub._key,
             method,
             arguments,
-            stub.request_id or child_request_id(call.request_id, target, count),
+            stub._request_id or child_request_id(call.request_id, target, count),
             deadline_ms=deadline_ms,
             chain=(*call.chain, link),
             principal=call.principal,
@@ -218,7 +218,7 @@ def _parent(stub: Stub, method: str) -> ActiveCall:
     parent: ActiveCall | None = current_call.get()
     if parent is None or not parent.is_open:
         raise StaleCallError(
-            f"{stub.class_name}/{stub.key}.{method} was called by a task whose call has ended: await "
+            f"{stub._class_name}/{stub._key}.{method} was called by a task whose call has ended: await "
             f"your tasks before the method returns"
         )
     return parent
