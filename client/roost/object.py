@@ -63,6 +63,7 @@ class DurableObject:
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
+        _check_names(cls)
         given = {
             "idle_after": idle_after,
             "version": version,
@@ -77,7 +78,6 @@ class DurableObject:
             raise TypeError(f"{cls.__name__}: mailbox_max is at least 1")
         if idle_after is not None and idle_after < 0:
             raise TypeError(f"{cls.__name__}: idle_after is a number of seconds, at least 0")
-        _check_names(cls)
         frame = sys._getframe(1)
         cls._roost_locals = {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
 

@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from roost import __version__
+from roost.adapters.transport import NodeStatus
 from roost.object import ClassSpec
+from roost.wire.status import to_error
 from roost_node.config import Limits
 from roost_node.host import life
+from roost_node.host.call import Waiter
 from roost_node.host.host import Host
 from roost_node.storage.engine import Store
 from roost_node.storage.rocks import RocksStore
@@ -62,6 +66,7 @@ class Node:
         self.telemetry = Telemetry()
         self._tasks = asyncio.TaskGroup()
         self.started_ms = 0
+        self._deletes = 0
 
     async def __aenter__(self) -> Node:
         self.store: Store = self._given or RocksStore.open(self._path)
@@ -103,6 +108,32 @@ class Node:
     async def reload(self, classes: Mapping[str, ClassSpec]) -> None:
         """Serve other classes from now on."""
         await life.reload(self.host, classes)
+
+    async def delete_object(self, class_name: str, key: str) -> bool:
+        """Delete all that an object stores; was there anything?"""
+        waiter = Waiter(asyncio.get_running_loop())
+        self._deletes += 1
+        self.host.delete(class_name, key, waiter, self._deletes)
+        reply = await waiter.future
+        if reply.status:
+            raise to_error(reply.status, reply.error)
+        return reply.payload == b"1"
+
+    def status(self) -> NodeStatus:
+        """What it says of itself."""
+        host = self.host
+        return NodeStatus(
+            self.store.store_id,
+            self.store.cluster_id,
+            __version__,
+            self.clock.now_ms(),
+            self.started_ms,
+            tuple(sorted(host.classes)),
+            len(host.activations),
+            host.admission.open_calls,
+            len(host.workers.ready),
+            self.store.shards,
+        )
 
     def _gauges(self) -> None:
         host = self.host

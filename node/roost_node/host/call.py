@@ -21,6 +21,20 @@ class Sink(Protocol):
         """Queue a message for the peer; never blocks, never fails."""
 
 
+class Waiter:
+    """A `Sink` for one call: the future of its reply."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Reply] = loop.create_future()
+
+    def send(self, message: ToClient) -> None:
+        """The answer."""
+        if isinstance(message, Reply) and not self.future.done():
+            self.future.set_result(message)
+
+
 class NoSink:
     """For calls that nobody waits for."""
 

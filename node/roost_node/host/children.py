@@ -17,10 +17,10 @@ from roost.cluster.ids import check_key, child_request_id
 from roost.context import current_call
 from roost.errors import DeadlineExceededError, OverloadedError, StaleCallError
 from roost.stub import Stub
-from roost.wire.codec import encode_arguments
+from roost.wire.codec import decode_any, encode_arguments
 from roost.wire.messages import Call, Item, Link, Reply, Skip, ToClient
 from roost.wire.status import to_error
-from roost_node.host.call import ActiveCall, Cancelled, Output
+from roost_node.host.call import ActiveCall, Cancelled, Output, Waiter
 
 if TYPE_CHECKING:
     from roost_node.host.host import Host
@@ -75,7 +75,7 @@ class Children:
                 deadline_ms=call.deadline_ms, stub_id=call.stub_id, sequence=call.sequence,
                 oldest=call.oldest, chain=call.chain, principal=call.principal,
             )  # fmt: skip
-            waiter = _Waiter(host.loop)
+            waiter = Waiter(host.loop)
             active = host.submit(attempt, waiter)
             try:
                 reply = await waiter.future
@@ -177,19 +177,6 @@ class Children:
             chain=(*call.chain, link),
             principal=call.principal,
         )
-
-
-class _Waiter:
-    """Takes the one reply to a child call."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[Reply] = loop.create_future()
-
-    def send(self, message: ToClient) -> None:
-        if isinstance(message, Reply) and not self.future.done():
-            self.future.set_result(message)
 
 
 class _Inbox:

@@ -39,7 +39,7 @@ from roost.wire.status import to_status
 from roost_node.config import Limits
 from roost_node.core.admission import Admission
 from roost_node.core.caller_order import Admission as Turn
-from roost_node.core.deadlines import Deadlines
+from roost.wire.deadlines import Deadlines
 from roost_node.core.dedup import Age, Answers, age_of
 from roost_node.core.eviction import EvictionRing
 from roost_node.core.lifecycle import ActivationState
@@ -124,13 +124,14 @@ class Host:
     def refuse(self, call: Call, sink: Sink, error: RoostError) -> None:
         """Answer a call that was not taken."""
         self.telemetry.reject(type(error).__name__)
-        if call.stub_id and error.retryable:
+        if call.stub_id and call.sequence > 0:
             activation = self.activations.get((call.class_name, call.key))
-            if activation is not None and call.sequence > 0:
-                try:
-                    activation.order_of(call.stub_id).refuse(call.sequence)
-                except OverloadedError:
-                    pass  # its order is not kept at all: the refusal says enough
+            if activation is not None and activation.orders is not None:
+                order = activation.orders.get(call.stub_id)
+                if order is not None and error.retryable:
+                    order.refuse(call.sequence)
+                elif order is not None:
+                    order.skip(call.sequence)  # it will not come again
         status, info = to_status(error)
         sink.send(Reply(call.id, status, b"", 0, info))
 

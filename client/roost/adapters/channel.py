@@ -1,0 +1,277 @@
+"""A link over gRPC: one bidirectional stream, each message a batch.
+
+All messages handed over while the stream is busy go out together with the next write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
+from roost.adapters.translate import (
+    client_frame,
+    from_server_frame,
+    info_from_pb,
+    size_of,
+)
+from roost.errors import RoostError, UnavailableError
+from roost.v1 import admin_pb2, admin_pb2_grpc, objects_pb2, objects_pb2_grpc
+from roost.wire.messages import FRAME_BYTES_MAX, WIRE_VERSION, Status, ToServer
+from roost.wire.status import to_error
+from roost.wire.messages import ErrorInfo
+
+BATCH_BYTES = FRAME_BYTES_MAX // 4
+OPTIONS: Sequence[tuple[str, int | str]] = (
+    ("grpc.max_receive_message_length", 2 * FRAME_BYTES_MAX),
+    ("grpc.max_send_message_length", 2 * FRAME_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+STATUS_HEADER = "roost-status"
+
+
+class Tls:
+    """How to speak TLS: files in PEM. `ca`: whom to trust; `certificate` and `key`: who we are."""
+
+    __slots__ = ("ca", "certificate", "key")
+
+    def __init__(
+        self, ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None
+    ) -> None:
+        self.ca = ca
+        self.certificate = certificate
+        self.key = key
+
+
+class ChannelTransport:
+    """A `Transport` that tries several addresses in turn and uses one at a time."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        connect_timeout_s: float,
+        token: str | None = None,
+        tls: Tls | None = None,
+        client: str = "roost-python",
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self._at = 0
+        self._timeout_s = connect_timeout_s
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._tls = tls
+        self._client = client
+        self._channel: grpc.aio.Channel | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._queue: list[ToServer] = []
+        self._more = asyncio.Event()
+        self._closed = False
+
+    async def open(self, receiver: Receiver) -> Opened:
+        """Connect to the first address that answers, beginning with the last good one."""
+        failures: list[str] = []
+        for step in range(len(self._addresses)):
+            at = (self._at + step) % len(self._addresses)
+            address = self._addresses[at]
+            try:
+                opened = await self._open(address, receiver)
+            except (grpc.aio.AioRpcError, TimeoutError, OSError) as error:
+                await self._drop()
+                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
+                failures.append(f"{address}: {why}")
+                continue
+            self._at = at
+            return opened
+        raise UnavailableError(
+            f"no server answers ({'; '.join(failures)}): is it running, and is the address right?"
+        )
+
+    async def _open(self, address: str, receiver: Receiver) -> Opened:
+        await self._drop()
+        if self._tls is None:
+            channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(
+                self._tls.ca, self._tls.key, self._tls.certificate
+            )
+            channel = grpc.aio.secure_channel(address, credentials, options=OPTIONS)
+        self._channel = channel
+        stub: objects_pb2_grpc.ObjectsAsyncStub = objects_pb2_grpc.ObjectsStub(channel)
+        async with asyncio.timeout(self._timeout_s):
+            await channel.channel_ready()
+            stream = stub.Session(metadata=self._metadata)
+            hello = objects_pb2.Hello(client=self._client, wire_version=WIRE_VERSION)
+            await stream.write(objects_pb2.ClientFrame(hello=hello))
+            frame = await stream.read()
+            if not isinstance(frame, objects_pb2.ServerFrame):
+                # The stream ended instead: its status says why.
+                raise UnavailableError(f"{address}: {await stream.details()}")
+        welcome = frame.welcome
+        self._queue = []
+        self._more = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        link = _Link(self, stream, receiver)
+        for run in (link.read(), link.write()):
+            task = loop.create_task(run)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return Opened(welcome.server_time_ms, welcome.cluster_id, welcome.build)
+
+    def send(self, messages: list[ToServer]) -> None:
+        """Queue messages."""
+        self._queue += messages
+        self._more.set()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._closed = True
+        await self._drop()
+
+    async def _drop(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def list_objects(
+        self, class_name: str, prefix: str, limit: int, page_token: bytes
+    ) -> tuple[list[ObjectInfo], bytes]:
+        """A page of the catalog."""
+        request = admin_pb2.ListObjectsRequest(
+            class_name=class_name, prefix=prefix, limit=limit, page_token=page_token
+        )
+        try:
+            reply = await self._admin().ListObjects(request, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        return [info_from_pb(info) for info in reply.objects], reply.next_page_token
+
+    async def show_object(self, class_name: str, key: str) -> ObjectDetail | None:
+        """One object."""
+        request = admin_pb2.ShowObjectRequest(class_name=class_name, key=key)
+        try:
+            reply = await self._admin().ShowObject(request, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        if not reply.found:
+            return None
+        return ObjectDetail(info_from_pb(reply.info), reply.fields_json, reply.storage_rows)
+
+    async def delete_object(self, class_name: str, key: str) -> bool:
+        """Delete all that it stores."""
+        request = admin_pb2.DeleteObjectRequest(class_name=class_name, key=key)
+        try:
+            reply = await self._admin().DeleteObject(request, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        return reply.found
+
+    async def status(self) -> NodeStatus:
+        """What the server says of itself."""
+        try:
+            reply = await self._admin().Status(
+                admin_pb2.StatusRequest(), metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        return NodeStatus(
+            reply.store_id, reply.cluster_id, reply.build, reply.server_time_ms, reply.started_ms,
+            tuple(reply.classes), reply.activations, reply.calls_running, reply.calls_queued,
+            reply.shards,
+        )  # fmt: skip
+
+    def _admin(self) -> admin_pb2_grpc.AdminAsyncStub:
+        if self._channel is None:
+            raise UnavailableError("not connected: the client is looking for a server")
+        stub: admin_pb2_grpc.AdminAsyncStub = admin_pb2_grpc.AdminStub(self._channel)
+        return stub
+
+
+class _Link:
+    """The two directions of one stream."""
+
+    def __init__(
+        self,
+        transport: ChannelTransport,
+        stream: grpc.aio.StreamStreamCall[objects_pb2.ClientFrame, objects_pb2.ServerFrame],
+        receiver: Receiver,
+    ) -> None:
+        self._transport = transport
+        self._stream = stream
+        self._receiver = receiver
+        self._lost = False
+
+    async def read(self) -> None:
+        reason = "the server closed the stream"
+        try:
+            while True:
+                frame = await self._stream.read()
+                if not isinstance(frame, objects_pb2.ServerFrame):
+                    details = await self._stream.details()
+                    reason = details or reason
+                    break
+                if frame.going_away:
+                    self._receiver.on_going_away()
+                self._receiver.on_messages(from_server_frame(frame))
+        except grpc.aio.AioRpcError as error:
+            reason = error.details() or str(error.code())
+        self._lose(reason)
+
+    async def write(self) -> None:
+        transport = self._transport
+        try:
+            while True:
+                await transport._more.wait()
+                transport._more.clear()
+                queue, transport._queue = transport._queue, []
+                for batch in batches(queue):
+                    await self._stream.write(client_frame(batch))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            self._stream.cancel()  # the reader sees the end and says so
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost and not self._transport._closed:
+            self._lost = True
+            self._receiver.on_lost(reason)
+
+
+def batches(messages: list[ToServer]) -> list[list[ToServer]]:
+    """Cut so that no frame is over its bound."""
+    cut: list[list[ToServer]] = []
+    batch: list[ToServer] = []
+    size = 0
+    for message in messages:
+        more = size_of(message)
+        if batch and size + more > BATCH_BYTES:
+            cut.append(batch)
+            batch, size = [], 0
+        batch.append(message)
+        size += more
+    if batch:
+        cut.append(batch)
+    return cut
+
+
+def error_of(error: grpc.aio.AioRpcError) -> RoostError:
+    """The Roost error behind a failed unary call."""
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_HEADER:
+            return to_error(int(value), ErrorInfo(error.details() or ""))
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return UnavailableError(error.details() or "the server cannot be reached")
+    return to_error(Status.OUTCOME_UNKNOWN, ErrorInfo(error.details() or str(error.code())))

@@ -1,0 +1,226 @@
+"""A caller's side of calls: what is unfinished, what is sent again, and when to give up.
+
+Plain state: the shell (`client.py`) hands in replies, breaks and the time, sends what `outgoing`
+holds, and is told of endings by `Waiting.end`. Every attempt of a call carries the same request id,
+so sending again is safe at any moment; each attempt has an id of its own on the link.
+
+Rules: a refused call (nothing happened) is sent again after a pause, together with the refused calls
+of its stub, in order; after a break all unfinished calls are sent again, in order; a deadline ends
+the call here even when no answer comes, a moment after the owner would have said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from roost.errors import DeadlineExceededError, OutcomeUnknownError, RoostError
+from roost.wire.deadlines import Deadlines
+from roost.wire.messages import Call, Cancel, Item, Outcome, Query, Reply, Skip, ToClient, ToServer
+from roost.wire.status import to_error
+
+RETRY_MS_MIN = 5
+RETRY_MS_MAX = 1_000
+ANSWER_SLACK_MS = 40  # the owner's own word on a deadline is worth waiting for
+STREAM_BROKE = "the connection broke while the stream was open, after items had arrived"
+
+
+class Waiting:
+    """A call that is not finished. The shell derives from it."""
+
+    __slots__ = ("attempts", "bucket", "call", "done", "got_items", "retry_bucket", "why")
+
+    def __init__(self, call: Call | Query) -> None:
+        self.call = call
+        self.attempts = 0
+        self.bucket = -1
+        self.retry_bucket = -1
+        self.done = False
+        self.got_items = False
+        self.why: RoostError | None = None  # the last refusal
+
+    def end(self, reply: Reply | Outcome) -> None:
+        """An answer (the shell decodes it, or raises what it says)."""
+        raise NotImplementedError
+
+    def fail(self, error: RoostError) -> None:
+        """No answer."""
+        raise NotImplementedError
+
+    def item(self, item: Item) -> None:
+        """One item of a stream."""
+        raise NotImplementedError
+
+
+class CallSession:
+    """All unfinished calls of one client."""
+
+    def __init__(self, jitter: Callable[[], float], on_outgoing: Callable[[], None]) -> None:
+        self._jitter = jitter  # 0 to 1
+        self._on_outgoing = on_outgoing
+        self._next_id = 0
+        self._open: dict[int, Waiting] = {}
+        self._deadlines: Deadlines[Waiting] = Deadlines()
+        self._retries: Deadlines[Waiting] = Deadlines()
+        self.outgoing: list[ToServer] = []
+
+    def start(self, waiting: Waiting, oldest: int) -> None:
+        """Send a new call."""
+        call = waiting.call
+        if isinstance(call, Call):
+            call.oldest = oldest
+            waiting.bucket = self._deadlines.add(waiting, call.deadline_ms + ANSWER_SLACK_MS)
+        self._send(waiting)
+
+    def _send(self, waiting: Waiting) -> None:
+        self._next_id += 1
+        call = waiting.call
+        call.id = self._next_id
+        waiting.attempts += 1
+        self._open[call.id] = waiting
+        outgoing = self.outgoing
+        outgoing.append(call)
+        if len(outgoing) == 1:
+            self._on_outgoing()
+
+    def say(self, message: ToServer) -> None:
+        """Send something that has no answer."""
+        self.outgoing.append(message)
+        if len(self.outgoing) == 1:
+            self._on_outgoing()
+
+    def on_messages(self, messages: list[ToClient], now_ms: int) -> None:
+        """Answers came; those that nobody waits for are dropped."""
+        opened = self._open
+        for message in messages:
+            if isinstance(message, Reply):
+                waiting = opened.pop(message.id, None)
+                if waiting is not None:
+                    if message.status:
+                        self._on_error(waiting, message, now_ms)
+                    else:
+                        self._forget(waiting)
+                        waiting.end(message)
+            elif isinstance(message, Item):
+                waiting = opened.get(message.id)
+                if waiting is not None:
+                    waiting.got_items = True
+                    waiting.item(message)
+            else:
+                waiting = opened.pop(message.id, None)
+                if waiting is not None:
+                    self._forget(waiting)
+                    waiting.end(message)
+
+    def _on_error(self, waiting: Waiting, reply: Reply, now_ms: int) -> None:
+        error = to_error(reply.status, reply.error)
+        call = waiting.call
+        assert isinstance(call, Call)
+        streams = call.credit > 0
+        again = error.retryable and (error.took_effect == "no" or not streams)
+        if isinstance(error, DeadlineExceededError) or (streams and waiting.got_items):
+            again = False
+        if again and reply.error is not None and "not run again" in reply.error.message:
+            again = False  # an interleaved call that was found started stays unknown
+        if not again:
+            self._forget(waiting)
+            waiting.end(reply)
+            return
+        waiting.why = error
+        retry_after_ms = int(getattr(error, "retry_after_s", 0.0) * 1000)
+        pause = min(RETRY_MS_MAX, RETRY_MS_MIN << min(waiting.attempts - 1, 10))
+        pause = max(int(pause * (0.5 + self._jitter())), min(retry_after_ms, RETRY_MS_MAX), 1)
+        waiting.retry_bucket = self._retries.add(waiting, now_ms + pause)
+
+    def on_tick(self, now_ms: int) -> None:
+        """Time has passed: send refused calls again, end those whose deadline is over."""
+        if len(self._deadlines):
+            for waiting in self._deadlines.due(now_ms):
+                waiting.bucket = -1
+                self._expire(waiting)
+        if len(self._retries):
+            due = self._retries.due(now_ms)
+            if due:
+                self._send_again(due)
+
+    def _send_again(self, due: list[Waiting]) -> None:
+        for waiting in sorted(due, key=_order):
+            waiting.retry_bucket = -1
+            if not waiting.done:
+                self._send(waiting)
+
+    def _expire(self, waiting: Waiting) -> None:
+        call = waiting.call
+        assert isinstance(call, Call)
+        refused = waiting.retry_bucket >= 0
+        self.give_up(waiting)
+        if refused and waiting.why is not None:
+            waiting.fail(waiting.why)  # nothing happened, and this is why
+            return
+        waiting.fail(
+            DeadlineExceededError(
+                f"no answer from {call.class_name}/{call.key}.{call.method} before the deadline: the "
+                f"same request id finds out what became of it"
+            )
+        )
+
+    def on_lost(self) -> None:
+        """The link is gone: everything unfinished goes out again over the next one, in order."""
+        unfinished = sorted(self._open.values(), key=_order)
+        self._open = {}
+        self.outgoing = []
+        for waiting in unfinished:
+            if waiting.got_items:
+                self._forget(waiting)
+                waiting.fail(_stream_error())
+            else:
+                self._send(waiting)
+
+    def give_up(self, waiting: Waiting) -> None:
+        """Nobody waits for it any more: take it back where that is still possible."""
+        if waiting.done:
+            return
+        self._forget(waiting)
+        call = waiting.call
+        if self._open.pop(call.id, None) is not None:
+            self.say(Cancel(call.id))
+        if isinstance(call, Call) and call.stub_id:
+            self.say(Skip(call.class_name, call.key, call.stub_id, call.sequence))
+
+    def _forget(self, waiting: Waiting) -> None:
+        waiting.done = True
+        if waiting.bucket >= 0:
+            self._deadlines.discard(waiting, waiting.bucket)
+            waiting.bucket = -1
+        if waiting.retry_bucket >= 0:
+            self._retries.discard(waiting, waiting.retry_bucket)
+            waiting.retry_bucket = -1
+
+    def fail_all(self, error: RoostError) -> None:
+        """The client closes."""
+        waiting = {id(w): w for w in self._open.values()}
+        while (bucket := self._retries.next_ms()) is not None:
+            waiting.update((id(w), w) for w in self._retries.due(bucket))
+        self._open = {}
+        for one in waiting.values():
+            one.retry_bucket = -1
+            self._forget(one)
+            one.fail(error)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing to watch the time for."""
+        return not self._open and not len(self._retries)
+
+    @property
+    def open_count(self) -> int:
+        """Calls that are not finished."""
+        return len(self._open) + len(self._retries)
+
+
+def _order(waiting: Waiting) -> tuple[int, int]:
+    call = waiting.call
+    return (call.stub_id, call.sequence) if isinstance(call, Call) else (0, 0)
+
+
+def _stream_error() -> RoostError:
+    return OutcomeUnknownError(STREAM_BROKE + ": open it again")
