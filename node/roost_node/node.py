@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,6 +68,7 @@ class Node:
         self._tasks = asyncio.TaskGroup()
         self.started_ms = 0
         self._deletes = 0
+        self._random = random.SystemRandom()
 
     async def __aenter__(self) -> Node:
         self.store: Store = self._given or RocksStore.open(self._path)
@@ -134,6 +136,10 @@ class Node:
             len(host.workers.ready),
             self.store.shards,
         )
+
+    def random_bits(self) -> int:
+        """74 of them, for a request id."""
+        return self._random.getrandbits(74)
 
     def _gauges(self) -> None:
         host = self.host

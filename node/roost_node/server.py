@@ -1,0 +1,458 @@
+"""gRPC in: frames to calls on the host, answers to frames.
+
+One `Session` is one peer. What it may hold is bounded: unfinished calls and unsent answers; above a
+bound it is not read until it has taken some. A slow reader therefore slows itself, nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from roost import __version__
+from roost.adapters.translate import (
+    call_from_pb,
+    from_client_frame,
+    info_to_pb,
+    server_frame,
+    size_of,
+)
+from roost.cluster.ids import request_id as make_request_id
+from roost.errors import InvalidArgumentError, RoostError
+from roost.v1 import admin_pb2, admin_pb2_grpc, objects_pb2, objects_pb2_grpc
+from roost.wire.messages import (
+    FRAME_BYTES_MAX,
+    JSON,
+    MSGPACK,
+    WIRE_VERSION,
+    Call,
+    Cancel,
+    Credit,
+    ErrorInfo,
+    Query,
+    Reply,
+    Skip,
+    Status,
+    ToClient,
+)
+from roost.wire.status import to_status
+from roost_node.host import catalog
+from roost_node.host.call import ActiveCall, Cancelled, Waiter
+from roost_node.node import Node
+
+log = logging.getLogger(__name__)
+
+HELLO_S = 10.0
+BATCH_BYTES = FRAME_BYTES_MAX // 4
+STATUS_HEADER = "roost-status"
+SERVICES = ("roost.v1.Objects", "roost.v1.Admin")
+
+_CODES = {
+    Status.UNKNOWN_CLASS: grpc.StatusCode.NOT_FOUND,
+    Status.UNKNOWN_METHOD: grpc.StatusCode.UNIMPLEMENTED,
+    Status.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    Status.TOO_LARGE: grpc.StatusCode.OUT_OF_RANGE,
+    Status.DEADLOCK: grpc.StatusCode.FAILED_PRECONDITION,
+    Status.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Status.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Status.EXPIRED_REQUEST: grpc.StatusCode.FAILED_PRECONDITION,
+    Status.OBJECT_ERROR: grpc.StatusCode.ABORTED,
+    Status.APPLICATION_ERROR: grpc.StatusCode.ABORTED,
+    Status.READ_ONLY: grpc.StatusCode.ABORTED,
+    Status.STATE_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    Status.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Status.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Status.DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Status.NOT_OWNER: grpc.StatusCode.UNAVAILABLE,
+    Status.OUTCOME_UNKNOWN: grpc.StatusCode.UNKNOWN,
+    Status.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Status.CORRUPTION: grpc.StatusCode.DATA_LOSS,
+}
+
+Frames = grpc.aio.ServicerContext[objects_pb2.ClientFrame, objects_pb2.ServerFrame]
+
+
+class Session:
+    """One peer's stream (a `Sink`)."""
+
+    __slots__ = ("_context", "_event", "_node", "_room", "_trusted", "calls", "unsent", "unsent_bytes")
+
+    def __init__(self, node: Node, context: Frames, *, trusted: bool) -> None:
+        self._node = node
+        self._context = context
+        self._trusted = trusted
+        self._event = asyncio.Event()
+        self._room = asyncio.Event()
+        self.calls: dict[int, ActiveCall] = {}
+        self.unsent: list[ToClient] = []
+        self.unsent_bytes = 0
+
+    def send(self, message: ToClient) -> None:
+        """Queue an answer."""
+        if isinstance(message, Reply):
+            self.calls.pop(message.id, None)
+            error = message.error
+            if error is not None and error.traceback and not self._trusted:
+                message.error = ErrorInfo(
+                    error.message, error.took_effect, error.type, error.data, "",
+                    error.retry_after_s, error.chain,
+                )  # fmt: skip
+        unsent = self.unsent
+        unsent.append(message)
+        self.unsent_bytes += len(message.payload) + 64
+        if len(unsent) == 1:
+            self._event.set()
+
+    async def run(self) -> None:
+        """Until the peer hangs up."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write())
+                try:
+                    await self._read()
+                finally:
+                    writer.cancel()
+        except* (grpc.aio.AbortError, grpc.aio.AioRpcError, grpc.aio.UsageError) as group:
+            log.debug("session ended", extra={"why": str(group.exceptions[0])})
+        finally:
+            self._hang_up()
+
+    async def say_goodbye(self) -> None:
+        """The server drains: the peer is to send what is new elsewhere."""
+        with contextlib.suppress(grpc.aio.UsageError, asyncio.InvalidStateError, grpc.RpcError):
+            await self._context.write(objects_pb2.ServerFrame(going_away=True))
+
+    async def _read(self) -> None:
+        host = self._node.host
+        limits = host.limits
+        while True:
+            frame = await self._context.read()
+            if not isinstance(frame, objects_pb2.ClientFrame):
+                return
+            for message in frame.calls:
+                self._take(message)
+            if frame.cancels or frame.skips or frame.credits or frame.queries:
+                self._take_others(frame)
+            while (
+                len(self.calls) >= limits.session_calls_max
+                or self.unsent_bytes >= limits.session_bytes_max
+            ):
+                self._room.clear()
+                await self._room.wait()
+
+    def _take(self, message: objects_pb2.Call) -> None:
+        call = call_from_pb(message)
+        if call.id in self.calls:
+            return  # an id names one attempt: this peer counts wrong
+        active = self._node.host.submit(call, self)
+        if active is not None:
+            self.calls[call.id] = active
+
+    def _take_others(self, frame: objects_pb2.ClientFrame) -> None:
+        host = self._node.host
+        for other in from_client_frame(frame):
+            if isinstance(other, Cancel):
+                cancelled = self.calls.pop(other.id, None)
+                if cancelled is not None:
+                    host.cancel(cancelled, self, other.id, Cancelled.CALLER)
+            elif isinstance(other, Skip):
+                host.skip(other)
+            elif isinstance(other, Credit):
+                streaming = self.calls.get(other.id)
+                if streaming is not None and streaming.call.credit:
+                    host.add_credit(streaming, other.items)
+            elif isinstance(other, Query):
+                host.query(other, self)
+
+    async def _write(self) -> None:
+        while True:
+            await self._event.wait()
+            self._event.clear()
+            unsent, self.unsent = self.unsent, []
+            while unsent:
+                batch, unsent = _cut(unsent)
+                await self._context.write(server_frame(batch))
+                self.unsent_bytes -= sum(len(m.payload) + 64 for m in batch)
+            self._room.set()
+
+    def _hang_up(self) -> None:
+        """Its calls go on and are answered from their records; streams have nobody to go to."""
+        host = self._node.host
+        for call_id, active in list(self.calls.items()):
+            if active.call.credit:
+                host.cancel(active, self, call_id, Cancelled.CALLER)
+        self.calls.clear()
+        self.unsent.clear()
+
+
+def _cut(messages: list[ToClient]) -> tuple[list[ToClient], list[ToClient]]:
+    """As many as fit into a frame, and the rest. An item never comes after its stream's reply."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += size_of(message)
+        if size > BATCH_BYTES and count:
+            return messages[:count], messages[count:]
+    return messages, []
+
+
+class Objects(objects_pb2_grpc.ObjectsServicer):
+    """The service of callers."""
+
+    def __init__(self, node: Node, *, trusted: bool) -> None:
+        self._node = node
+        self._trusted = trusted
+        self.sessions: set[Session] = set()
+
+    async def Session(
+        self, request_iterator: AsyncIterator[objects_pb2.ClientFrame], context: Frames
+    ) -> None:
+        """Any number of calls over one stream."""
+        host = self._node.host
+        if len(self.sessions) >= host.limits.sessions_max:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"this server has {len(self.sessions)} sessions, at most {host.limits.sessions_max}",
+            )
+        if host.closing:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is shutting down")
+        session = Session(self._node, context, trusted=self._trusted)
+        self.sessions.add(session)
+        try:
+            try:
+                async with asyncio.timeout(HELLO_S):
+                    frame = await context.read()
+            except TimeoutError:
+                await context.abort(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_S} s"
+                )
+            if not isinstance(frame, objects_pb2.ClientFrame):
+                return
+            if not frame.HasField("hello"):
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, "the first frame of a session is its hello"
+                )
+            if frame.hello.wire_version > WIRE_VERSION:
+                await context.abort(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"this server speaks wire version {WIRE_VERSION}, not "
+                    f"{frame.hello.wire_version}: use an older client, or update the server",
+                )
+            welcome = objects_pb2.Welcome(
+                server_time_ms=self._node.clock.now_ms(),
+                cluster_id=self._node.store.cluster_id,
+                frame_bytes_max=FRAME_BYTES_MAX,
+                wire_version=WIRE_VERSION,
+                build=__version__,
+            )
+            await context.write(objects_pb2.ServerFrame(welcome=welcome))
+            await session.run()
+        finally:
+            self.sessions.discard(session)
+
+    async def Invoke(
+        self,
+        request: objects_pb2.InvokeRequest,
+        context: grpc.aio.ServicerContext[objects_pb2.InvokeRequest, objects_pb2.InvokeReply],
+    ) -> objects_pb2.InvokeReply:
+        """One call."""
+        node = self._node
+        now_ms = node.clock.now_ms()
+        left_s = context.time_remaining()
+        timeout_s = request.timeout_s or (left_s if left_s is not None else 30.0)
+        rid = request.request_id or make_request_id(now_ms, node.random_bits())
+        encoding = MSGPACK if request.msgpack else JSON
+        arguments = request.msgpack or request.json.encode()
+        call = Call(
+            0, request.class_name, request.key, request.method, arguments, rid, encoding,
+            now_ms + max(1, int(min(timeout_s, 86_400) * 1000)),
+        )  # fmt: skip
+        waiter = Waiter(node.host.loop)
+        active = node.host.submit(call, waiter)
+        if active is not None and active.method is not None and active.method.streams:
+            node.host.cancel(active, waiter, 0, Cancelled.CALLER)
+            await _abort(
+                context,
+                InvalidArgumentError(f"{active} streams: call it over a Session, with an SDK"),
+            )
+        try:
+            reply = await waiter.future
+        except asyncio.CancelledError:
+            if active is not None:
+                node.host.cancel(active, waiter, 0, Cancelled.CALLER)
+            raise
+        if reply.status:
+            info = reply.error or ErrorInfo()
+            await _abort_status(context, reply.status, info)
+        result = objects_pb2.InvokeReply(request_id=rid)
+        if encoding == JSON:
+            result.json = reply.payload.decode()
+        else:
+            result.msgpack = reply.payload
+        return result
+
+
+class Admin(admin_pb2_grpc.AdminServicer):
+    """The service of operators."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def Status(
+        self,
+        request: admin_pb2.StatusRequest,
+        context: grpc.aio.ServicerContext[admin_pb2.StatusRequest, admin_pb2.StatusReply],
+    ) -> admin_pb2.StatusReply:
+        """What the node says of itself."""
+        status = self._node.status()
+        return admin_pb2.StatusReply(
+            store_id=status.store_id,
+            cluster_id=status.cluster_id,
+            build=status.build,
+            server_time_ms=status.server_time_ms,
+            started_ms=status.started_ms,
+            classes=status.classes,
+            activations=status.activations,
+            calls_running=status.calls_running,
+            calls_queued=status.calls_queued,
+            shards=status.shards,
+        )
+
+    async def ListObjects(
+        self,
+        request: admin_pb2.ListObjectsRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ListObjectsRequest, admin_pb2.ListObjectsReply
+        ],
+    ) -> admin_pb2.ListObjectsReply:
+        """A page of the catalog."""
+        try:
+            page, token = catalog.list_objects(
+                self._node.host,
+                request.class_name,
+                request.prefix,
+                request.limit,
+                request.page_token,
+            )
+        except RoostError as error:
+            await _abort(context, error)
+        return admin_pb2.ListObjectsReply(
+            objects=[info_to_pb(info) for info in page], next_page_token=token
+        )
+
+    async def ShowObject(
+        self,
+        request: admin_pb2.ShowObjectRequest,
+        context: grpc.aio.ServicerContext[admin_pb2.ShowObjectRequest, admin_pb2.ShowObjectReply],
+    ) -> admin_pb2.ShowObjectReply:
+        """One object."""
+        try:
+            detail = catalog.show_object(self._node.host, request.class_name, request.key)
+        except RoostError as error:
+            await _abort(context, error)
+        if detail is None:
+            return admin_pb2.ShowObjectReply()
+        return admin_pb2.ShowObjectReply(
+            found=True,
+            info=info_to_pb(detail.info),
+            fields_json=detail.fields_json,
+            storage_rows=detail.storage_rows,
+        )
+
+    async def DeleteObject(
+        self,
+        request: admin_pb2.DeleteObjectRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.DeleteObjectRequest, admin_pb2.DeleteObjectReply
+        ],
+    ) -> admin_pb2.DeleteObjectReply:
+        """Delete all that it stores."""
+        try:
+            found = await self._node.delete_object(request.class_name, request.key)
+        except RoostError as error:
+            await _abort(context, error)
+        return admin_pb2.DeleteObjectReply(found=found)
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: RoostError) -> None:  # type: ignore[type-arg]  # any pair
+    await _abort_status(context, *to_status(error))
+
+
+async def _abort_status(context: grpc.aio.ServicerContext, status: int, info: ErrorInfo) -> None:  # type: ignore[type-arg]  # any pair
+    code = _CODES.get(Status(status), grpc.StatusCode.UNKNOWN)
+    metadata = ((STATUS_HEADER, str(int(status))),)
+    await context.abort(code, info.message[:2000], trailing_metadata=metadata)
+
+
+class Server:
+    """The gRPC server of a node: objects, admin, health, reflection."""
+
+    def __init__(self, node: Node, host: str, port: int, *, insecure: bool = False) -> None:
+        self._node = node
+        self._objects = Objects(node, trusted=is_loopback(host))
+        self._host = host
+        self._port = port
+        if not insecure and not is_loopback(host):
+            raise RoostError(
+                f"{host} can be reached by others, and there is no authentication yet: listen on "
+                f"127.0.0.1, or say --insecure if the network is yours alone"
+            )
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
+                ("grpc.max_send_message_length", 2 * FRAME_BYTES_MAX),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 15_000),
+                ("grpc.max_concurrent_streams", 4_096),
+            )
+        )
+        objects_pb2_grpc.add_ObjectsServicer_to_server(self._objects, self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(Admin(node), self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen. Raises RoostError when the address cannot be had."""
+        try:
+            self.port = self._server.add_insecure_port(f"{self._host}:{self._port}")
+        except RuntimeError as error:
+            raise RoostError(
+                f"cannot listen on {self._host}:{self._port}: is another server running there? "
+                f"({error})"
+            ) from None
+        await self._server.start()
+        for service in ("", *SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._node.telemetry.gauges["roost_sessions"] = (
+            "open sessions",
+            lambda: len(self._objects.sessions),
+        )
+
+    async def say_goodbye(self) -> None:
+        """Tell everybody that this server drains; what is open is still answered."""
+        await self._health.enter_graceful_shutdown()
+        for session in list(self._objects.sessions):
+            await session.say_goodbye()
+
+    async def stop(self) -> None:
+        """Hang up."""
+        await self._server.stop(grace=0.2)
+
+
+def is_loopback(host: str) -> bool:
+    """Can nobody outside of this machine reach it?"""
+    return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+
