@@ -295,16 +295,12 @@ class Cluster:
                 if taken == STREAM_CREDIT // 2:
                     self._session.say(Credit(call.id, taken))
                     taken = 0
-                yield known.decode_result(message.payload) if known else decode_any(
-                    message.payload
-                )
+                yield known.decode_result(message.payload) if known else decode_any(message.payload)
         finally:
             order.end(call.sequence)
             self._session.give_up(stream)
 
-    def _call(
-        self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Call:
+    def _call(self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         arguments = encode_arguments(args, kwargs)
         now_ms = self._now_ms()
         timeout_s = stub._timeout_s
@@ -342,7 +338,7 @@ class Cluster:
         """
         return make_stub(self, cls, key)
 
-    async def outcome(self, stub: object, request_id: UUID) -> OutcomeOf:
+    async def outcome(self, stub: Any, request_id: UUID) -> OutcomeOf:
         """What became of a request to that object: see `roost.outcome`."""
         target = stub_of(stub)
         pending = _Pending(
@@ -416,9 +412,7 @@ def connect(
         raise InvalidArgumentError('give an address: roost.connect("localhost:7400")')
     return _Connecting(
         lambda: Cluster(
-            ChannelTransport(
-                addresses, connect_timeout_s=connect_timeout, token=token, tls=tls
-            ),
+            ChannelTransport(addresses, connect_timeout_s=connect_timeout, token=token, tls=tls),
             timeout_s=timeout,
         )
     )
@@ -445,7 +439,7 @@ class _Connecting:
         await self._cluster.__aexit__(kind, error, trace)
 
 
-async def outcome(stub: object, request_id: UUID) -> OutcomeOf:
+async def outcome(stub: Any, request_id: UUID) -> OutcomeOf:
     """What became of a request: `Committed` (with its result), `Running`, `Unknown` or `Expired`.
 
     An id belongs to one object, so the stub must be of the object that was called.
@@ -460,5 +454,3 @@ def new_request_id() -> UUID:
     """A request id for `options(stub, request_id=...)`: a UUID of version 7, made from this clock."""
     now_ms = time.time_ns() // 1_000_000
     return UUID(bytes=make_request_id(now_ms, _random.getrandbits(74)))
-
-

@@ -20,7 +20,7 @@ current_call: ContextVar[Any] = ContextVar("roost_current_call", default=None)
 """The call that is running in this context, as its node sees it; None outside of objects."""
 
 
-class DeactivationReason(str, enum.Enum):
+class DeactivationReason(enum.StrEnum):
     """Why an object leaves memory."""
 
     IDLE = "idle"
@@ -55,9 +55,7 @@ class StoragePort(Protocol):
     def delete_all(self) -> None:
         """Delete every row in the open turn."""
 
-    def scan(
-        self, start: bytes, end: bytes | None, reverse: bool
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         """Rows of [start, end) as of this call."""
 
 
@@ -128,5 +126,3 @@ class Context:
     def exclusive(self) -> AbstractAsyncContextManager[None]:
         """In an interleaving method: `async with` keeps other calls out and commits nothing inside."""
         return self._port.exclusive()
-
-

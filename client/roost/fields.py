@@ -37,7 +37,15 @@ _encode = msgspec.msgpack.Encoder().encode
 class FieldSpec:
     """One durable field of a class."""
 
-    __slots__ = ("_decode", "_exact", "annotation", "class_name", "default_raw", "immutable", "name")
+    __slots__ = (
+        "_decode",
+        "_exact",
+        "annotation",
+        "class_name",
+        "default_raw",
+        "immutable",
+        "name",
+    )
 
     def __init__(self, class_name: str, name: str, annotation: Any, default: Any) -> None:
         self.class_name = class_name
@@ -226,9 +234,7 @@ class FieldDescriptor:
             raise AttributeError(f"{self.spec.name} is a durable field: read it on an object")
         fields = instance.__dict__.get("_roost_fields")
         if fields is None:  # an object that no node runs, as in a plain unit test
-            fields = instance.__dict__["_roost_fields"] = Fields(
-                owner._roost_spec, {}, _anyone
-            )
+            fields = instance.__dict__["_roost_fields"] = Fields(owner._roost_spec, {}, _anyone)
         return fields.read(self.spec)
 
     def __set__(self, instance: Any, value: Any) -> None:

@@ -20,7 +20,6 @@ from roost.fields import MISSING, FieldDescriptor, Fields, FieldSpec
 from roost.wire.codec import Arguments, Result
 from roost.wire.messages import MSGPACK
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -168,7 +167,7 @@ def migrate(*, from_version: int) -> Callable[[Any], Any]:
         function = target.__func__ if isinstance(target, staticmethod) else target
         if not callable(function):
             raise TypeError("@migrate marks a static method")
-        function._roost_migrates = from_version
+        vars(function)["_roost_migrates"] = from_version
         return target if isinstance(target, staticmethod) else staticmethod(target)
 
     return mark
@@ -214,9 +213,7 @@ class MethodSpec:
                     f"{title}: parameter {parameter.name!r} is {parameter.kind.description}; a remote "
                     f"method takes plain named parameters"
                 )
-            parameters.append(
-                (parameter.name, hints.get(parameter.name, Any), parameter.default)
-            )
+            parameters.append((parameter.name, hints.get(parameter.name, Any), parameter.default))
         result = hints.get("return", Any)
         if self.streams and typing.get_args(result):
             result = typing.get_args(result)[0]
@@ -312,13 +309,17 @@ def spec_of(cls: type[DurableObject]) -> ClassSpec:
     """What is known of a class; made at its first use. Raises TypeError when it cannot be served."""
     spec = cls.__dict__.get("_roost_spec")
     if spec is None:
-        if not isinstance(cls, type) or not issubclass(cls, DurableObject) or cls is DurableObject:
+        if not _is_object_class(cls):
             raise TypeError(f"{cls!r} is not a class of durable objects")
         spec = ClassSpec(cls)
         cls._roost_spec = spec
         for field in spec.fields.values():
             setattr(cls, field.name, FieldDescriptor(field))
     return typing.cast(ClassSpec, spec)
+
+
+def _is_object_class(cls: object) -> bool:
+    return isinstance(cls, type) and issubclass(cls, DurableObject) and cls is not DurableObject
 
 
 def _check_names(cls: type) -> None:
@@ -339,7 +340,9 @@ def _check_names(cls: type) -> None:
                     f"name yours `when_{name[3:]}`"
                 )
             if hasattr(own[name], "_roost_method"):
-                raise TypeError(f"{cls.__name__}.{name} is a hook, not a remote method: drop @method")
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a hook, not a remote method: drop @method"
+                )
             if name in LATER:
                 raise TypeError(f"{cls.__name__}.{name}: this release has no such hook yet")
         elif name.startswith("_roost"):
@@ -355,7 +358,7 @@ def _hints(cls: type, annotations: Mapping[str, Any], where: str) -> dict[str, A
     for name, annotation in annotations.items():
         if isinstance(annotation, str):
             try:
-                annotation = eval(annotation, known, local)  # noqa: S307, PLW2901  # the class's own source
+                annotation = eval(annotation, known, local)  # the class's own source
             except Exception as error:
                 raise TypeError(
                     f"{where}.{name}: its annotation {annotation!r} cannot be resolved: {error}"
@@ -402,7 +405,9 @@ def _methods_of(cls: type[DurableObject]) -> dict[str, MethodSpec]:
                 hints = _hints(base, inspect.get_annotations(value), f"{base.__name__}.{name}")
                 methods[name] = MethodSpec(cls.__name__, name, value, hints)
             else:
-                methods.pop(name, None)  # overridden by something that cannot be called from outside
+                methods.pop(
+                    name, None
+                )  # overridden by something that cannot be called from outside
     return methods
 
 
@@ -420,5 +425,3 @@ def _migrations_of(cls: type[DurableObject]) -> dict[int, Migration]:
             here.add(version)
             found[version] = function
     return found
-
-

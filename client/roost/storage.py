@@ -116,11 +116,9 @@ class Storage:
 def _rows(
     rows: Iterator[tuple[bytes, bytes]], limit: int | None, wanted: Any
 ) -> Iterator[tuple[str, Any]]:
-    count = 0
-    for key, raw in rows:
+    for count, (key, raw) in enumerate(rows, 1):
         name = key.decode()
         yield name, _value(raw, name, wanted)
-        count += 1
         if count == limit:
             return
 

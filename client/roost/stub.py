@@ -95,6 +95,7 @@ class Stub:
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
+        """The remote method of that name. Raises AttributeError for anything else."""
         spec = self._spec
         streams = None
         if name.startswith("_"):
@@ -142,11 +143,16 @@ class RemoteMethod:
         self._invoke = stub._caller.invoke
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call (when it is awaited, iterated, or at once: as its caller does)."""
         if self._streams:
             return self._stub._caller.stream(self._stub, self._name, args, kwargs)
-        if self._streams is None:
+        if self._streams is None and not getattr(self._stub._caller, "blocking", False):
             return Unknown(self._stub, self._name, args, kwargs)
         return self._invoke(self._stub, self._name, args, kwargs)
+
+    def iterate(self, *args: Any, **kwargs: Any) -> Any:
+        """Read it as a stream."""
+        return self._stub._caller.stream(self._stub, self._name, args, kwargs)
 
     def __repr__(self) -> str:
         return f"<remote method {self._stub._class_name}/{self._stub._key}.{self._name}>"
@@ -157,7 +163,9 @@ class Unknown:
 
     __slots__ = ("_args", "_kwargs", "_name", "_stub")
 
-    def __init__(self, stub: Stub, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, stub: Stub, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self._stub, self._name, self._args, self._kwargs = stub, name, args, kwargs
 
     def __await__(self) -> Any:

@@ -91,9 +91,7 @@ class Cluster:
         """A stub; give its methods to `call` for typed results, or call them as they are."""
         return make_stub(_BlockingCaller(self), cls, key)
 
-    def call(
-        self, method: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def call(self, method: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a stub's method and wait: `cluster.call(counter.increment, by=2)`."""
         result: Any = method(*args, **kwargs)
         return result  # type: ignore[no-any-return]  # a blocking stub gives the result itself
@@ -102,10 +100,11 @@ class Cluster:
         self, method: Callable[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Iterator[T]:
         """Read a streaming method: `for row in cluster.iterate(stub.tail)`."""
-        result: Any = method(*args, **kwargs)
-        return iter(result)
+        remote: Any = method
+        items: Iterator[T] = remote.iterate(*args, **kwargs)
+        return items
 
-    def outcome(self, stub: object, request_id: UUID) -> OutcomeOf:
+    def outcome(self, stub: Any, request_id: UUID) -> OutcomeOf:
         """What became of a request: see `roost.outcome`."""
         return self._run(self._open_cluster().outcome(stub, request_id))
 
@@ -143,19 +142,17 @@ class Cluster:
 class _BlockingCaller:
     """A stub's caller that waits."""
 
+    blocking = True
+
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def invoke(
-        self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def invoke(self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call and wait for the result."""
         inner = self._cluster._open_cluster()
         return self._cluster._run(inner.invoke(stub, method, args, kwargs))
 
-    def stream(
-        self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def stream(self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An iterator over the items."""
         inner = self._cluster._open_cluster()
         return self._cluster._iterate(inner.stream(stub, method, args, kwargs))

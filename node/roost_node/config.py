@@ -28,25 +28,29 @@ class Limits:
     """What bounds everything that grows in a node."""
 
     open_calls_max: int = knob(20_000, "calls that have arrived and not ended", "calls", 1, 10**7)
-    open_bytes_max: int = knob(
-        256 * 2**20, "arguments of open calls", "bytes", 2**20, 2**40
-    )
+    open_bytes_max: int = knob(256 * 2**20, "arguments of open calls", "bytes", 2**20, 2**40)
     ready_wait_ms_max: int = knob(
         5_000, "age of the oldest call that could run and has not", "ms", 10, 600_000
     )
     activations_max: int = knob(1_000_000, "live objects", "objects", 1, 10**8)
-    live_bytes_max: int = knob(
-        4 * 2**30, "encoded size of all live objects", "bytes", 2**20, 2**44
-    )
+    live_bytes_max: int = knob(4 * 2**30, "encoded size of all live objects", "bytes", 2**20, 2**44)
     memory_bytes_max: int = knob(
-        0, "resident memory; above 90 % of it cold starts are refused; 0: no limit", "bytes", 0, 2**44
+        0,
+        "resident memory; above 90 % of it cold starts are refused; 0: no limit",
+        "bytes",
+        0,
+        2**44,
     )
     object_bytes_max: int = knob(2**30, "fields and storage of one object", "bytes", 1024, 2**40)
     session_calls_max: int = knob(
         8_192, "unfinished calls of one session; more are not read from it", "calls", 1, 10**6
     )
     session_bytes_max: int = knob(
-        16 * 2**20, "answers that one session has not taken; then it is not read", "bytes", 2**16, 2**32
+        16 * 2**20,
+        "answers that one session has not taken; then it is not read",
+        "bytes",
+        2**16,
+        2**32,
     )
     sessions_max: int = knob(10_000, "open sessions", "sessions", 1, 10**6)
     grace_s: float = knob(5.0, "how long running calls may go on at a shutdown", "s", 0, 3_600)
@@ -55,8 +59,11 @@ class Limits:
         5.0, "how long a cancelled call may ignore it before its object is reset", "s", 0.01, 3_600
     )
     order_wait_ms: int = knob(
-        1_000, "how long a call waits for an earlier one of its stub before all are asked again",
-        "ms", 10, 60_000,
+        1_000,
+        "how long a call waits for an earlier one of its stub before all are asked again",
+        "ms",
+        10,
+        60_000,
     )
     free_disk_percent_min: float = knob(
         5.0, "below this much free disk, calls that may write are refused", "%", 0, 100
@@ -82,9 +89,13 @@ class NodeConfig:
     data: Path = field(default=Path("data"), metadata={"why": "the store's directory"})
     host: str = knob("127.0.0.1", "address to listen on; others than loopback need --insecure")
     port: int = knob(7400, "port of the gRPC server; 0: any free one", "", 0, 65_535)
-    metrics_port: int = knob(-1, "port of /metrics on the same address; -1: none, 0: any", "", -1, 65_535)
+    metrics_port: int = knob(
+        -1, "port of /metrics on the same address; -1: none, 0: any", "", -1, 65_535
+    )
     insecure: bool = knob(False, "allow an address that others can reach, without authentication")
     log_format: str = knob("console", "console or json")
     log_level: str = knob("info", "debug, info, warning or error")
-    check_effects: bool = knob(False, "run each call that may write twice and compare (development)")
+    check_effects: bool = knob(
+        False, "run each call that may write twice and compare (development)"
+    )
     limits: Limits = field(default_factory=Limits)

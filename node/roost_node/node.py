@@ -68,6 +68,7 @@ class Node:
         self._tasks = asyncio.TaskGroup()
         self.started_ms = 0
         self._deletes = 0
+        self._drained = False
         self._random = random.SystemRandom()
 
     async def __aenter__(self) -> Node:
@@ -99,13 +100,19 @@ class Node:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await life.drain(self.host)
+            await self.drain()
             self.host.workers.close()
             self._keeper.cancel()
             await self._tasks.__aexit__(None, None, None)
         finally:
             await self.host.committer.close()
             self.store.close()
+
+    async def drain(self) -> None:
+        """Stop taking calls; what runs may finish within the grace period. May be called twice."""
+        if not self._drained:
+            self._drained = True
+            await life.drain(self.host)
 
     async def reload(self, classes: Mapping[str, ClassSpec]) -> None:
         """Serve other classes from now on."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import typing
+from collections.abc import AsyncIterator, Awaitable
 
 import grpc
 import grpc.aio
@@ -82,7 +83,16 @@ Frames = grpc.aio.ServicerContext[objects_pb2.ClientFrame, objects_pb2.ServerFra
 class Session:
     """One peer's stream (a `Sink`)."""
 
-    __slots__ = ("_context", "_event", "_node", "_room", "_trusted", "calls", "unsent", "unsent_bytes")
+    __slots__ = (
+        "_context",
+        "_event",
+        "_node",
+        "_room",
+        "_trusted",
+        "calls",
+        "unsent",
+        "unsent_bytes",
+    )
 
     def __init__(self, node: Node, context: Frames, *, trusted: bool) -> None:
         self._node = node
@@ -210,7 +220,7 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
         self._trusted = trusted
         self.sessions: set[Session] = set()
 
-    async def Session(
+    async def Session(  # type: ignore[override]  # it reads and writes through its context
         self, request_iterator: AsyncIterator[objects_pb2.ClientFrame], context: Frames
     ) -> None:
         """Any number of calls over one stream."""
@@ -259,13 +269,15 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
     async def Invoke(
         self,
         request: objects_pb2.InvokeRequest,
-        context: grpc.aio.ServicerContext[objects_pb2.InvokeRequest, objects_pb2.InvokeReply],
+        context: grpc.aio.ServicerContext[
+            objects_pb2.InvokeRequest, Awaitable[objects_pb2.InvokeReply]
+        ],
     ) -> objects_pb2.InvokeReply:
         """One call."""
         node = self._node
         now_ms = node.clock.now_ms()
-        left_s = context.time_remaining()
-        timeout_s = request.timeout_s or (left_s if left_s is not None else 30.0)
+        left_s: float | None = typing.cast("float | None", context.time_remaining())
+        timeout_s = request.timeout_s or (30.0 if left_s is None else left_s)
         rid = request.request_id or make_request_id(now_ms, node.random_bits())
         encoding = MSGPACK if request.msgpack else JSON
         arguments = request.msgpack or request.json.encode()
@@ -307,7 +319,9 @@ class Admin(admin_pb2_grpc.AdminServicer):
     async def Status(
         self,
         request: admin_pb2.StatusRequest,
-        context: grpc.aio.ServicerContext[admin_pb2.StatusRequest, admin_pb2.StatusReply],
+        context: grpc.aio.ServicerContext[
+            admin_pb2.StatusRequest, Awaitable[admin_pb2.StatusReply]
+        ],
     ) -> admin_pb2.StatusReply:
         """What the node says of itself."""
         status = self._node.status()
@@ -328,7 +342,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self,
         request: admin_pb2.ListObjectsRequest,
         context: grpc.aio.ServicerContext[
-            admin_pb2.ListObjectsRequest, admin_pb2.ListObjectsReply
+            admin_pb2.ListObjectsRequest, Awaitable[admin_pb2.ListObjectsReply]
         ],
     ) -> admin_pb2.ListObjectsReply:
         """A page of the catalog."""
@@ -349,7 +363,9 @@ class Admin(admin_pb2_grpc.AdminServicer):
     async def ShowObject(
         self,
         request: admin_pb2.ShowObjectRequest,
-        context: grpc.aio.ServicerContext[admin_pb2.ShowObjectRequest, admin_pb2.ShowObjectReply],
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ShowObjectRequest, Awaitable[admin_pb2.ShowObjectReply]
+        ],
     ) -> admin_pb2.ShowObjectReply:
         """One object."""
         try:
@@ -369,7 +385,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self,
         request: admin_pb2.DeleteObjectRequest,
         context: grpc.aio.ServicerContext[
-            admin_pb2.DeleteObjectRequest, admin_pb2.DeleteObjectReply
+            admin_pb2.DeleteObjectRequest, Awaitable[admin_pb2.DeleteObjectReply]
         ],
     ) -> admin_pb2.DeleteObjectReply:
         """Delete all that it stores."""
@@ -455,4 +471,3 @@ class Server:
 def is_loopback(host: str) -> bool:
     """Can nobody outside of this machine reach it?"""
     return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
-

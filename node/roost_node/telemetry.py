@@ -92,7 +92,11 @@ class Telemetry:
             ("roost_commit_batch_entries", "entries in one flush", self.commit_entries),
             ("roost_fsync_seconds", "one flush of the write-ahead log", self.sync_us),
             ("roost_loop_lag_seconds", "how late the event loop runs", self.loop_lag_us),
-            ("roost_mailbox_depth", "calls waiting at an object when one more came", self.mailbox_depth),
+            (
+                "roost_mailbox_depth",
+                "calls waiting at an object when one more came",
+                self.mailbox_depth,
+            ),
         ):
             yield HistogramMetricFamily(
                 name,
@@ -106,7 +110,11 @@ class Telemetry:
             ("roost_activations_started", "objects loaded", self.activations_started),
             ("roost_activations_evicted", "objects that left memory", self.activations_evicted),
             ("roost_resets", "activations dropped after a failure", self.resets),
-            ("roost_effect_warnings", "calls that did two things when run twice", self.effect_warnings),
+            (
+                "roost_effect_warnings",
+                "calls that did two things when run twice",
+                self.effect_warnings,
+            ),
         ):
             yield CounterMetricFamily(name, text, value=value)
         for name, (text, read) in self.gauges.items():

@@ -98,6 +98,7 @@ def test_calls_start_in_the_order_in_which_they_were_made(data: st.DataObject) -
                 pass
         if order.has_held and not on_the_way:
             on_the_way += order.take_held()
-        if started and data.draw(st.booleans()):
+        seen = data.draw(st.booleans())
+        if started and seen:
             finished.add(started[len(finished)] if len(finished) < len(started) else started[-1])
     assert started == sorted(started)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from roost_node.core.admission import Admission
 from roost.wire.deadlines import BUCKET_MS, Deadlines
+from roost_node.core.admission import Admission
 from roost_node.core.dedup import Age, Answers, age_of, droppable_before, minute_of
 from roost_node.core.eviction import EvictionRing
 from roost_node.core.log import DEDUP_WINDOW_MS

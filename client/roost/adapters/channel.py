@@ -12,18 +12,17 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 
-from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
 from roost.adapters.translate import (
     client_frame,
     from_server_frame,
     info_from_pb,
     size_of,
 )
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
 from roost.errors import RoostError, UnavailableError
 from roost.v1 import admin_pb2, admin_pb2_grpc, objects_pb2, objects_pb2_grpc
-from roost.wire.messages import FRAME_BYTES_MAX, WIRE_VERSION, Status, ToServer
+from roost.wire.messages import FRAME_BYTES_MAX, WIRE_VERSION, ErrorInfo, Status, ToServer
 from roost.wire.status import to_error
-from roost.wire.messages import ErrorInfo
 
 BATCH_BYTES = FRAME_BYTES_MAX // 4
 OPTIONS: Sequence[tuple[str, int | str]] = (
@@ -106,7 +105,7 @@ class ChannelTransport:
             )
             channel = grpc.aio.secure_channel(address, credentials, options=OPTIONS)
         self._channel = channel
-        stub: objects_pb2_grpc.ObjectsAsyncStub = objects_pb2_grpc.ObjectsStub(channel)
+        stub = objects_pb2_grpc.ObjectsStub(channel)
         async with asyncio.timeout(self._timeout_s):
             await channel.channel_ready()
             stream = stub.Session(metadata=self._metadata)
@@ -184,9 +183,7 @@ class ChannelTransport:
     async def status(self) -> NodeStatus:
         """What the server says of itself."""
         try:
-            reply = await self._admin().Status(
-                admin_pb2.StatusRequest(), metadata=self._metadata
-            )
+            reply = await self._admin().Status(admin_pb2.StatusRequest(), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
         return NodeStatus(
@@ -195,11 +192,10 @@ class ChannelTransport:
             reply.shards,
         )  # fmt: skip
 
-    def _admin(self) -> admin_pb2_grpc.AdminAsyncStub:
+    def _admin(self) -> admin_pb2_grpc.AdminStub:
         if self._channel is None:
             raise UnavailableError("not connected: the client is looking for a server")
-        stub: admin_pb2_grpc.AdminAsyncStub = admin_pb2_grpc.AdminStub(self._channel)
-        return stub
+        return admin_pb2_grpc.AdminStub(self._channel)
 
 
 class _Link:

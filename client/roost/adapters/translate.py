@@ -124,9 +124,7 @@ def server_frame(messages: list[ToClient]) -> objects_pb2.ServerFrame:
                 )
             else:
                 replies.append(
-                    objects_pb2.Reply(
-                        id=message.id, payload=message.payload, epoch=message.epoch
-                    )
+                    objects_pb2.Reply(id=message.id, payload=message.payload, epoch=message.epoch)
                 )
         elif isinstance(message, Item):
             frame.items.add(id=message.id, payload=message.payload)
@@ -157,9 +155,7 @@ def from_server_frame(frame: objects_pb2.ServerFrame) -> list[ToClient]:
         )
     for o in frame.outcomes:
         error = error_from_pb(o.error) if o.HasField("error") else None
-        messages.append(
-            Outcome(o.id, o.state, o.payload, o.encoding, o.status, error, o.epoch)
-        )
+        messages.append(Outcome(o.id, o.state, o.payload, o.encoding, o.status, error, o.epoch))
     return messages
 
 

@@ -63,9 +63,13 @@ class Arguments:
                         msgspec.field(name=parameter, default_factory=_copier(default)),
                     )
                 )
-        by_position = msgspec.defstruct(
-            "Positional", fields, array_like=True, forbid_unknown_fields=True, gc=False
-        ) if not _required_after_default(parameters) else None
+        by_position = (
+            msgspec.defstruct(
+                "Positional", fields, array_like=True, forbid_unknown_fields=True, gc=False
+            )
+            if not _required_after_default(parameters)
+            else None
+        )
         by_name = msgspec.defstruct(
             "Named", fields, kw_only=True, forbid_unknown_fields=True, gc=False
         )
@@ -198,7 +202,13 @@ class Result:
                 f"{_show(self._annotation)}: {error}",
                 type="TypeError",
             ) from None
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            msgspec.MsgspecError,
+        ) as error:
             raise ObjectError(
                 f"{self._name} returned a {type(value).__name__} that cannot be encoded: {error}",
                 type=type(error).__name__,

@@ -122,7 +122,7 @@ def _application_error(info: ErrorInfo) -> RoostError:
     if known is not None:
         try:
             error = known(*msgspec.msgpack.decode(info.data))
-        except Exception:  # noqa: S110  # its constructor takes something else: the plain one below
+        except Exception:  # its constructor takes something else: the plain one below
             pass
         else:
             error.type = info.type

@@ -45,7 +45,9 @@ class Admission:
         if self.open_bytes + size_bytes > self.bytes_max and self.open_calls:
             return f"open calls hold {self.open_bytes} bytes, at most {self.bytes_max}"
         if oldest_wait_ms > self.wait_ms_max:
-            return f"the oldest ready call has waited {oldest_wait_ms} ms, at most {self.wait_ms_max}"
+            return (
+                f"the oldest ready call has waited {oldest_wait_ms} ms, at most {self.wait_ms_max}"
+            )
         return None
 
     def open(self, size_bytes: int) -> None:

@@ -64,7 +64,7 @@ class LogClock:
     after opening, log time first goes on from where it stood, and joins the clock a window later.
     """
 
-    __slots__ = ("_last_ms", "_lag_ms", "_lag_until_ms")
+    __slots__ = ("_lag_ms", "_lag_until_ms", "_last_ms")
 
     def __init__(self, last_ms: int, now_ms: int, window_ms: int = DEDUP_WINDOW_MS) -> None:
         self._last_ms = last_ms
@@ -110,9 +110,7 @@ class ShardLog:
         return self._clock.read(now_ms)
 
     def append(self, group: bytes, ops: Sequence[Op], now_ms: int) -> Entry:
-        """Make one entry of one turn's writes. Keys of `group`'s rows begin with nothing special:
-        the group only says which object reads them back before they are committed.
-        """
+        """Make one entry of one turn's writes; `group` is the object that may read them back."""
         index = self.last + 1
         digest = hashlib.blake2b(self._hash, digest_size=HASH_BYTES)
         size = 0

@@ -29,9 +29,7 @@ class OutputGate(Generic[OutputT]):
 
     __slots__ = ("_committed", "_held", "_is_covered", "_uncovered")
 
-    def __init__(
-        self, committed: int, is_covered: Callable[[], bool] = always_covered
-    ) -> None:
+    def __init__(self, committed: int, is_covered: Callable[[], bool] = always_covered) -> None:
         self._committed = committed
         self._is_covered = is_covered
         self._held: dict[int, list[tuple[OutputT, bool]]] = {}

@@ -18,7 +18,6 @@ from roost.context import Context, DeactivationReason, current_call
 from roost.errors import (
     OverloadedError,
     ReadOnlyError,
-    RoostError,
     StaleCallError,
     StateMismatchError,
     TooLargeError,
@@ -153,11 +152,7 @@ class Activation:
     @property
     def may_leave(self) -> bool:
         """Idle, and nobody's order is kept in memory for a call that waits."""
-        return (
-            self.state is ActivationState.ACTIVE
-            and self.gate.is_idle
-            and not self.calls
-        )
+        return self.state is ActivationState.ACTIVE and self.gate.is_idle and not self.calls
 
     def may_write(self) -> None:
         """Raise unless the code that asks belongs to the turn that is open."""
@@ -204,9 +199,7 @@ class Activation:
 
     # -- the turn --------------------------------------------------------------------------
 
-    def commit(
-        self, active: ActiveCall | None, record: bytes | None, now_ms: int
-    ) -> bool:
+    def commit(self, active: ActiveCall | None, record: bytes | None, now_ms: int) -> bool:
         """Make the open turn's writes, and `record` for its call, one entry. False: nothing to keep.
 
         `record` goes into the entry only where there is one, unless the turn wrote nothing and

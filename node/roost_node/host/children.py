@@ -17,7 +17,7 @@ from roost.cluster.ids import check_key, child_request_id
 from roost.context import current_call
 from roost.errors import DeadlineExceededError, OverloadedError, StaleCallError
 from roost.stub import Stub
-from roost.wire.codec import decode_any, encode_arguments
+from roost.wire.codec import encode_arguments
 from roost.wire.messages import Call, Item, Link, Reply, Skip, ToClient
 from roost.wire.status import to_error
 from roost_node.host.call import ActiveCall, Cancelled, Output, Waiter
@@ -218,5 +218,3 @@ def _decode(spec: Any, method: str, payload: bytes) -> Any:
 
         return msgspec.msgpack.decode(payload)
     return known.decode_result(payload)
-
-

@@ -56,9 +56,7 @@ async def run_twice(host: Host, active: ActiveCall, arguments: Sequence[Any]) ->
 class _Seen:
     """What one run did."""
 
-    def __init__(
-        self, ended: str, fields: dict[str, bytes], rows: dict[str, bytes | None]
-    ) -> None:
+    def __init__(self, ended: str, fields: dict[str, bytes], rows: dict[str, bytes | None]) -> None:
         self.ended = ended
         self.fields = fields
         self.rows = rows
@@ -102,7 +100,9 @@ def _warn(host: Host, active: ActiveCall, first: _Seen, second: _Seen) -> None:
         ):
             for name in sorted({*one, *two}):
                 if one.get(name) != two.get(name):
-                    lines.append(f"  {what} {name!r}: {_show(one.get(name))} / {_show(two.get(name))}")
+                    lines.append(
+                        f"  {what} {name!r}: {_show(one.get(name))} / {_show(two.get(name))}"
+                    )
     if lines:
         host.telemetry.effect_warnings += 1
         log.warning(

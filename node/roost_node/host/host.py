@@ -24,7 +24,6 @@ from roost.errors import (
     DeadlockError,
     ExpiredRequestError,
     InvalidArgumentError,
-    ObjectError,
     OutcomeUnknownError,
     OverloadedError,
     RoostError,
@@ -33,13 +32,24 @@ from roost.errors import (
     UnknownMethodError,
 )
 from roost.object import ClassSpec
-from roost.wire.messages import CHAIN_LENGTH_MAX, Call, ErrorInfo, Outcome, Query, Reply, Skip
-from roost.wire.messages import COMMITTED, EXPIRED, RUNNING, UNKNOWN
+from roost.wire.deadlines import Deadlines
+from roost.wire.messages import (
+    CHAIN_LENGTH_MAX,
+    COMMITTED,
+    EXPIRED,
+    RUNNING,
+    UNKNOWN,
+    Call,
+    ErrorInfo,
+    Outcome,
+    Query,
+    Reply,
+    Skip,
+)
 from roost.wire.status import to_status
 from roost_node.config import Limits
 from roost_node.core.admission import Admission
 from roost_node.core.caller_order import Admission as Turn
-from roost.wire.deadlines import Deadlines
 from roost_node.core.dedup import Age, Answers, age_of
 from roost_node.core.eviction import EvictionRing
 from roost_node.core.lifecycle import ActivationState
@@ -155,6 +165,10 @@ class Host:
             )
         if call.encoding not in (0, 1):
             raise InvalidArgumentError(f"unknown encoding {call.encoding}")
+        if method.streams and call.credit <= 0:
+            raise InvalidArgumentError(
+                f"{spec.name}.{method.name} streams: read it with `async for`"
+            )
         activation.used_ms = now_ms
         shard = activation.shard
         age = age_of(first_sent_ms(rid), shard.log.time_ms(now_ms), now_ms)
@@ -270,9 +284,7 @@ class Host:
         if why is None and self.committer.stalled:
             why = "the store is busy writing"
         if why is not None:
-            raise OverloadedError(
-                why, retry_after_s=admission.retry_after_s(admission.open_calls)
-            )
+            raise OverloadedError(why, retry_after_s=admission.retry_after_s(admission.open_calls))
 
     def _check_chain(self, active: ActiveCall) -> None:
         """Does the chain come back to an object that it holds?"""
@@ -280,7 +292,8 @@ class Host:
         chain = call.chain
         if len(chain) > CHAIN_LENGTH_MAX:
             raise DeadlockError(
-                f"a chain of {len(chain)} calls, at most {CHAIN_LENGTH_MAX}", chain=list(map(str, chain))
+                f"a chain of {len(chain)} calls, at most {CHAIN_LENGTH_MAX}",
+                chain=list(map(str, chain)),
             )
         for link in chain:
             if link.class_name != call.class_name or link.key != call.key:
@@ -337,9 +350,7 @@ class Host:
             activation.order_of(call.stub_id).skip(call.sequence)
             self._enter_ready(activation, call.stub_id)
         message = Reply(call.id, reply.status, reply.payload, reply.epoch, reply.error)
-        activation.shard.release(
-            activation.last_index, Output(sink, message), own_entry=True
-        )
+        activation.shard.release(activation.last_index, Output(sink, message), own_entry=True)
 
     def _join(self, running: ActiveCall, call: Call, sink: Sink) -> ActiveCall | None:
         """A second attempt at a call that is still open."""
@@ -384,12 +395,16 @@ class Host:
                 reply = _reply_of(record)
                 outcome.state, outcome.encoding = COMMITTED, record.encoding
                 outcome.payload, outcome.status, outcome.error = (
-                    reply.payload, reply.status, reply.error,
+                    reply.payload,
+                    reply.status,
+                    reply.error,
                 )
             elif answer is not None:
                 outcome.state = COMMITTED
                 outcome.payload, outcome.status, outcome.error = (
-                    answer[0].payload, answer[0].status, answer[0].error,
+                    answer[0].payload,
+                    answer[0].status,
+                    answer[0].error,
                 )
         shard.release(shard.log.last, Output(sink, outcome), own_entry=False)
 
@@ -458,9 +473,7 @@ class Host:
 
     def _start_hook(self, activation: Activation, kind: Kind, deadline_ms: int) -> ActiveCall:
         call = Call(0, activation.class_name, activation.key, kind.value_name, b"", bytes(16))
-        hook = ActiveCall(
-            call, NoSink(), activation, None, deadline_ms, self.now_ms(), kind
-        )
+        hook = ActiveCall(call, NoSink(), activation, None, deadline_ms, self.now_ms(), kind)
         hook.size_bytes = 0
         self.admission.open(0)
         activation.calls[kind.value_name.encode()] = hook
@@ -573,8 +586,10 @@ class Host:
         call = active.call
         try:
             arguments = method.decode_arguments(call.arguments, call.encoding)
-            if self._check_effects and method.check_effects and not (
-                method.read_only or method.interleave
+            if (
+                self._check_effects
+                and method.check_effects
+                and not (method.read_only or method.interleave)
             ):
                 return effects.run_twice(self, active, arguments)
             if method.streams:
@@ -612,9 +627,7 @@ class Host:
             return
         now_ms = self.now_ms()
         try:
-            payload = (
-                b"" if method.streams else method.encode_result(result, call.encoding)
-            )
+            payload = b"" if method.streams else method.encode_result(result, call.encoding)
             if method.read_only:
                 name = activation.fields.is_mutated()
                 if name is not None:
@@ -672,11 +685,11 @@ class Host:
             activation.commit_record(active, record, self.now_ms())
             wrote = True
         final = not shown.retryable
-        self._finish(
-            active, status, payload, info, own_entry=wrote, remember=final and not wrote
-        )
-        if activation.spec.reset_on_error and isinstance(error, Exception) and (
-            active.cancelled is None
+        self._finish(active, status, payload, info, own_entry=wrote, remember=final and not wrote)
+        if (
+            activation.spec.reset_on_error
+            and isinstance(error, Exception)
+            and (active.cancelled is None)
         ):
             self.reset(activation, f"{active} raised {type(error).__name__} (reset_on_error)")
 
@@ -687,7 +700,8 @@ class Host:
         if cancelled is Cancelled.DEADLINE:
             waits = f" while it waited for {active.waits_for}" if active.waits_for else ""
             return DeadlineExceededError(
-                f"the deadline of {active} passed{waits}", took_effect=took_effect  # type: ignore[arg-type]  # a literal
+                f"the deadline of {active} passed{waits}",
+                took_effect=took_effect,  # type: ignore[arg-type]  # a literal
             )
         if cancelled is not None:
             text = f"{active} was cancelled: {cancelled.value}"
@@ -967,5 +981,3 @@ def _reply_of(record: records.DedupRecord) -> Reply:
         )
         return Reply(0, int(status), b"", 0, info)
     return Reply(0, record.status, record.payload, 0, record.error)
-
-

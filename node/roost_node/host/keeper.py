@@ -130,7 +130,7 @@ class Keeper:
                 shard.swept_minute = 0  # the store was busy: next time
 
 
-def _malloc_trim() -> ctypes._NamedFuncPointer:  # type: ignore[name-defined]  # no public name
+def _malloc_trim() -> Callable[[], object]:
     """Give freed memory back to the system; the allocator keeps it otherwise."""
     libc = ctypes.CDLL(None)
     trim = getattr(libc, "malloc_trim", None)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 from roost.object import ClassSpec, DurableObject, spec_of
 
@@ -44,9 +45,7 @@ class Application:
         Raises `LoadError` when there is nothing to serve, and whatever the code raises.
         """
         before = {
-            name: module
-            for name, module in sys.modules.items()
-            if _is_below(module, self._folder)
+            name: module for name, module in sys.modules.items() if _is_below(module, self._folder)
         }
         for name in before:
             del sys.modules[name]
@@ -70,7 +69,7 @@ class Application:
         sys.modules[self._module] = module
         # Not through the byte-code cache: it goes by the whole second of the last change.
         source = self._file.read_bytes()
-        exec(compile(source, str(self._file), "exec"), vars(module))  # noqa: S102  # the user's program
+        exec(compile(source, str(self._file), "exec"), vars(module))  # the user's program
         return module
 
     def _specs(self, module: ModuleType) -> dict[str, ClassSpec]:
@@ -78,7 +77,7 @@ class Application:
         if self._names:
             for name in self._names:
                 value = getattr(module, name, None)
-                if not _is_served(value):
+                if value is None or not _is_served(value):
                     raise LoadError(f"{self.target}: {name} is not a class of durable objects")
                 found.append(value)
         else:
@@ -100,7 +99,7 @@ def specs_of(classes: Sequence[type[DurableObject]]) -> dict[str, ClassSpec]:
     return specs
 
 
-def _is_served(value: object) -> bool:
+def _is_served(value: object) -> TypeGuard[type[DurableObject]]:
     return (
         isinstance(value, type) and issubclass(value, DurableObject) and value is not DurableObject
     )

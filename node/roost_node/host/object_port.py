@@ -120,9 +120,7 @@ class ObjectPort:
         activation.rows_bytes = 0
         activation.cleared = True
 
-    def scan(
-        self, start: bytes, end: bytes | None, reverse: bool
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         """Rows of [start, end), as the open turn sees them at this moment."""
         activation = self._activation
         prefix = self._prefix()
@@ -162,9 +160,5 @@ class ObjectPort:
         prefix = self._row_prefix
         if prefix is None:
             activation = self._activation
-            prefix = self._row_prefix = layout.rows_range(
-                activation.shard.id, activation.group
-            )[0]
+            prefix = self._row_prefix = layout.rows_range(activation.shard.id, activation.group)[0]
         return prefix
-
-

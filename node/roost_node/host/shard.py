@@ -62,17 +62,16 @@ class Shard:
             younger = {k: v for k, (v, _) in rows.rows.items() if start <= k < end}
         younger.update((k, v) for k, v in own.items() if start <= k < end)
         if hide_stored:
-            return iter(sorted(((k, v) for k, v in younger.items() if v is not None), reverse=reverse))
+            return iter(
+                sorted(((k, v) for k, v in younger.items() if v is not None), reverse=reverse)
+            )
         stored = self._store.iterate(start, end, reverse=reverse)
         if rows is not None and rows.ranges:
             ranges = tuple(rows.ranges)
-            stored = (
-                row for row in stored if not any(r.start <= row[0] < r.end for r in ranges)
-            )
+            stored = (row for row in stored if not any(r.start <= row[0] < r.end for r in ranges))
         if not younger:
             return stored
         return _merge(stored, younger, reverse)
-
 
 
 def _merge(

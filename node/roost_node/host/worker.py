@@ -147,10 +147,11 @@ class Workers:
                 thrown = asyncio.CancelledError()
             active.inside = True
             try:
-                if thrown is None:
-                    yielded = context.run(coroutine.send, None)
-                else:
-                    yielded = context.run(coroutine.throw, thrown)
+                yielded = (
+                    context.run(coroutine.send, None)
+                    if thrown is None
+                    else context.run(coroutine.throw, thrown)
+                )
             except StopIteration as stop:
                 active.inside = False
                 host.complete(active, stop.value)

@@ -159,7 +159,9 @@ def _read(mark: Path) -> Identity:
                 f"{mark} has format {found}, this build reads up to {FORMAT}: run a newer build"
             )
         if content["hash"] != HASH_NAME:
-            raise StoreError(f"{mark} names the unknown hash {content['hash']!r}: run a newer build")
+            raise StoreError(
+                f"{mark} names the unknown hash {content['hash']!r}: run a newer build"
+            )
         return Identity(
             str(content["store_id"]),
             str(content["cluster_id"]),

@@ -153,5 +153,3 @@ def _check(found: int, what: str) -> None:
             f"a record ({what}) has format {found}, this build reads up to {FORMAT}: was the data "
             f"written by a newer build?"
         )
-
-

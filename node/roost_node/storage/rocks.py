@@ -210,7 +210,7 @@ def _open_database(path: Path, memtable_bytes: int) -> Rdict:
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
     options.set_bytes_per_sync(2**20)
     table = rocksdict.BlockBasedOptions()
-    table.set_bloom_filter(10.0, False)
+    table.set_bloom_filter(10, False)
     table.set_block_cache(rocksdict.Cache(CACHE_BYTES))
     table.set_cache_index_and_filter_blocks(True)
     table.set_format_version(5)

@@ -1,0 +1,42 @@
+# `make demo` and `make test` are all that a newcomer needs; both make .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+ROUNDS ?= 30
+SEEDS ?= 2000
+.PHONY: demo test check fmt proto crash sim bench clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch .venv/ready
+
+demo: .venv/ready
+	$(BIN)/python examples/demo.py
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest -q
+
+fmt: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: .venv/ready
+	$(BIN)/python proto/generate.py
+
+crash: .venv/ready
+	$(BIN)/python -m pytest -q -s --timeout=0 tests/crash --rounds=$(ROUNDS)
+
+sim: .venv/ready
+	$(BIN)/python -m pytest -q -s --timeout=0 tests/simulation --seeds=$(SEEDS)
+
+bench: .venv/ready
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv .demo roost-data

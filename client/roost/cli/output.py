@@ -1,0 +1,82 @@
+"""What commands share: the address, JSON or tables, errors for people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+import roost
+from roost.client import Cluster
+from roost.errors import ObjectError, RoostError
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_ADDRESS = "localhost:7400"
+
+
+def remote(function: F) -> F:
+    """Options of every command that talks to a server."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
+        click.option(
+            "--timeout",
+            type=float,
+            default=30.0,
+            show_default=True,
+            help="Seconds, until it fails.",
+        ),
+        click.option(
+            "--address",
+            envvar="ROOST_ADDRESS",
+            default=DEFAULT_ADDRESS,
+            show_default=True,
+            help="Server, or several with commas [ROOST_ADDRESS].",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def run(address: str, timeout: float, work: Callable[[Cluster], Coroutine[Any, Any, None]]) -> None:
+    """Connect, do the work; a Roost error is shown and ends the command with status 1."""
+
+    async def connected() -> None:
+        async with roost.connect(*address.split(","), timeout=timeout) as cluster:
+            await work(cluster)
+
+    try:
+        asyncio.run(connected())
+    except RoostError as error:
+        fail(error)
+        raise SystemExit(1) from None
+
+
+def fail(error: RoostError) -> None:
+    """Show an error on standard error."""
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+    if isinstance(error, ObjectError) and error.traceback:
+        console.print(error.traceback, style="dim", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    click.echo(msgspec.json.encode(value, enc_hook=str).decode())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table for people; plain when the output is no terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

@@ -1,0 +1,155 @@
+"""`roost dev` and `roost node`: flags, environment and a TOML file in, a running node out."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from roost.adapters import logs
+from roost.errors import RoostError
+from roost_node.config import Limits, NodeConfig
+from roost_node.host.loader import Application, LoadError
+from roost_node.program import run
+from roost_node.storage.rocks import verify
+
+HIDDEN = {"limits", "check_effects", "data"}
+
+
+def register(group: click.Group) -> None:
+    """Add this package's commands to `roost`."""
+    group.add_command(dev)
+    group.add_command(node)
+
+
+def settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """All knobs as options; `--config` names a TOML file with the same names."""
+    knobs = [*dataclasses.fields(Limits), *dataclasses.fields(NodeConfig)]
+    for knob in reversed(knobs):
+        if knob.name in HIDDEN:
+            continue
+        low, high = knob.metadata["low"], knob.metadata["high"]
+        kind = type(knob.default)
+        unit = f" ({knob.metadata['unit']})" if knob.metadata["unit"] else ""
+        bounds: Any = kind
+        if kind is int:
+            bounds = click.IntRange(low, high)
+        elif kind is float:
+            bounds = click.FloatRange(low, high)
+        name = "--" + knob.name.replace("_", "-")
+        variable = "ROOST_" + knob.name.upper()
+        function = click.option(
+            name,
+            knob.name,
+            envvar=variable,
+            type=None if kind is bool else bounds,
+            is_flag=kind is bool,
+            default=knob.default,
+            show_default=True,
+            help=f"{knob.metadata['why']}{unit} [{variable}]",
+        )(function)
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file of settings; flags and environment go before it [ROOST_CONFIG].",
+        envvar="ROOST_CONFIG",
+    )(function)
+
+
+def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from None
+    known = {parameter.name for parameter in context.command.params}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise click.BadParameter(f"{path}: there is no setting {unknown[0]!r}")
+    context.default_map = content
+
+
+def _config(data: Path, values: dict[str, Any], *, check_effects: bool) -> NodeConfig:
+    names = {knob.name for knob in dataclasses.fields(Limits)}
+    limits = {name: value for name, value in values.items() if name in names}
+    rest = {name: value for name, value in values.items() if name not in names}
+    try:
+        return NodeConfig(data=data, check_effects=check_effects, limits=Limits(**limits), **rest)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _run(config: NodeConfig, target: str, *, reload: bool) -> None:
+    logs.configure(config.log_format, config.log_level)
+    try:
+        application = Application(target)
+    except LoadError as error:
+        raise click.UsageError(str(error)) from None
+    sys.exit(run(config, application, reload=reload))
+
+
+@click.command(short_help="Run objects from a file, and again whenever it changes.")
+@click.argument("target", metavar="FILE|MODULE[:CLASS,...]")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("roost-data"),
+    show_default=True,
+    help="Data directory.",
+)
+@click.option("--reload/--no-reload", default=True, help="Run changed code at once.")
+@click.option(
+    "--check-effects", is_flag=True, help="Run each call that may write twice and compare."
+)
+@settings
+def dev(target: str, data: Path, reload: bool, check_effects: bool, **values: Any) -> None:
+    """Serve the durable objects of a file: one process, one directory, one port of the loopback.
+
+    When the file (or a module beside it) changes, running calls finish and the new code goes on with
+    the same state; code that cannot be loaded is reported, and the old code goes on.
+    """
+    _run(_config(data, values, check_effects=check_effects), target, reload=reload)
+
+
+@click.command(short_help="Serve one store.")
+@click.argument("target", metavar="FILE|MODULE[:CLASS,...]", required=False)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("roost-data"),
+    show_default=True,
+    envvar="ROOST_DATA",
+    help="Data directory [ROOST_DATA].",
+)
+@click.option(
+    "--verify", "only_verify", is_flag=True, help="Read everything in the store, and end."
+)
+@settings
+def node(target: str | None, data: Path, only_verify: bool, **values: Any) -> None:
+    """Serve the objects of one store, without reloading."""
+    if only_verify:
+        try:
+            rows, size = verify(data)
+        except RoostError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            raise SystemExit(1) from None
+        click.echo(f"{data}: {rows} rows, {size} bytes, all readable")
+        return
+    if target is None:
+        raise click.UsageError("give the file or module that defines the objects")
+    _run(_config(data, values, check_effects=False), target, reload=False)
+
+
+if __name__ == "__main__":
+    program = click.Group("roost-node")
+    register(program)
+    program()

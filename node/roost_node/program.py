@@ -1,0 +1,141 @@
+"""A node as a program: started, told to stop, reloaded when its code changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import uvloop
+import watchfiles
+from prometheus_client import CollectorRegistry, start_http_server
+
+from roost.errors import RoostError
+from roost_node.config import NodeConfig
+from roost_node.host.loader import Application, LoadError
+from roost_node.node import Node
+from roost_node.server import Server
+
+if TYPE_CHECKING:
+    from roost.object import ClassSpec
+
+log = logging.getLogger(__name__)
+
+EXIT_STORE_FAILED = 70
+
+
+def run(config: NodeConfig, application: Application, *, reload: bool) -> int:
+    """Serve until SIGTERM or Ctrl-C; the exit status."""
+    if not __debug__:
+        log.critical("python -O drops the assertions that keep data safe: run without it")
+        return 1
+    try:
+        classes = application.load()
+    except LoadError as error:
+        log.critical("%s", error)
+        return 1
+    except Exception:
+        log.critical("%s cannot be loaded:\n%s", application.target, traceback.format_exc())
+        return 1
+    try:
+        uvloop.run(_serve(config, application, classes, reload=reload))
+    except RoostError as error:
+        log.critical("%s", error)
+        return 1
+    return 0
+
+
+async def _serve(
+    config: NodeConfig,
+    application: Application,
+    classes: dict[str, ClassSpec],
+    *,
+    reload: bool,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        node = await stack.enter_async_context(
+            Node(
+                config.data,
+                classes,
+                _die,
+                limits=config.limits,
+                check_effects=config.check_effects,
+            )
+        )
+        server = Server(node, config.host, config.port, insecure=config.insecure)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        if config.metrics_port >= 0:
+            stack.callback(_serve_metrics(config, node))
+        log.info(
+            "serving",
+            extra={
+                "address": f"{config.host}:{server.port}",
+                "data": str(config.data),
+                "classes": ",".join(sorted(classes)),
+            },
+        )
+        watching = loop.create_task(_watch(node, application, stop)) if reload else None
+        await stop.wait()
+        log.info("stopping: running calls may finish", extra={"grace_s": config.limits.grace_s})
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        await server.say_goodbye()
+        await node.drain()
+    log.info("stopped")
+
+
+async def _watch(node: Node, application: Application, stop: asyncio.Event) -> None:
+    """Run the changed code, or print what is wrong with it and go on with the old."""
+    async for _ in watchfiles.awatch(
+        application.watched, watch_filter=watchfiles.PythonFilter(), stop_event=stop, debounce=100
+    ):
+        try:
+            classes = application.load()
+        except LoadError as error:
+            log.error("not reloaded: %s", error)  # noqa: TRY400  # no trace: it is the user's mistake
+            continue
+        except Exception:  # whatever the user's code raises
+            log.error("not reloaded, the old code goes on:\n%s", traceback.format_exc())  # noqa: TRY400
+            continue
+        await node.reload(classes)
+        log.info("reloaded", extra={"classes": ",".join(sorted(classes))})
+
+
+def _serve_metrics(config: NodeConfig, node: Node) -> _Stop:
+    registry = CollectorRegistry()
+    registry.register(node.telemetry)
+    server, thread = start_http_server(config.metrics_port, addr=config.host, registry=registry)
+    log.info("metrics", extra={"address": f"{config.host}:{server.server_port}"})
+    return _Stop(server.shutdown, server.server_close, thread.join)
+
+
+class _Stop:
+    """Ends the metrics server."""
+
+    def __init__(self, *steps: object) -> None:
+        self._steps = steps
+
+    def __call__(self) -> None:
+        for step in self._steps:
+            assert callable(step)
+            step()
+
+
+def _die(error: BaseException) -> None:
+    """After a failed write or flush nothing in memory can be trusted: end at once."""
+    log.critical("the store failed, this process ends: %s", error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EXIT_STORE_FAILED)
