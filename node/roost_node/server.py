@@ -7,7 +7,6 @@ bound it is not read until it has taken some. A slow reader therefore slows itse
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import typing
 from collections.abc import AsyncIterator, Awaitable
@@ -86,6 +85,7 @@ class Session:
     __slots__ = (
         "_context",
         "_event",
+        "_goodbye",
         "_node",
         "_room",
         "_trusted",
@@ -98,6 +98,7 @@ class Session:
         self._node = node
         self._context = context
         self._trusted = trusted
+        self._goodbye = False
         self._event = asyncio.Event()
         self._room = asyncio.Event()
         self.calls: dict[int, ActiveCall] = {}
@@ -129,15 +130,17 @@ class Session:
                     await self._read()
                 finally:
                     writer.cancel()
-        except* (grpc.aio.AbortError, grpc.aio.AioRpcError, grpc.aio.UsageError) as group:
+        except* (
+            Exception
+        ) as group:  # the peer went away, in one of the many ways gRPC has to say so
             log.debug("session ended", extra={"why": str(group.exceptions[0])})
         finally:
             self._hang_up()
 
-    async def say_goodbye(self) -> None:
+    def say_goodbye(self) -> None:
         """The server drains: the peer is to send what is new elsewhere."""
-        with contextlib.suppress(grpc.aio.UsageError, asyncio.InvalidStateError, grpc.RpcError):
-            await self._context.write(objects_pb2.ServerFrame(going_away=True))
+        self._goodbye = True
+        self._event.set()
 
     async def _read(self) -> None:
         host = self._node.host
@@ -185,6 +188,9 @@ class Session:
         while True:
             await self._event.wait()
             self._event.clear()
+            if self._goodbye:
+                self._goodbye = False
+                await self._context.write(objects_pb2.ServerFrame(going_away=True))
             unsent, self.unsent = self.unsent, []
             while unsent:
                 batch, unsent = _cut(unsent)
@@ -461,7 +467,7 @@ class Server:
         """Tell everybody that this server drains; what is open is still answered."""
         await self._health.enter_graceful_shutdown()
         for session in list(self._objects.sessions):
-            await session.say_goodbye()
+            session.say_goodbye()
 
     async def stop(self) -> None:
         """Hang up."""

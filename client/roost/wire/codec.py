@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from roost.errors import InvalidArgumentError, ObjectError
-from roost.wire.messages import JSON
+from roost.errors import InvalidArgumentError, ObjectError, TooLargeError
+from roost.wire.messages import ARGUMENTS_BYTES_MAX, JSON, TURN_BYTES_MAX
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
@@ -31,12 +31,21 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """The arguments of one call, msgpack. Raises InvalidArgumentError for what cannot be encoded."""
     try:
         if not kwargs:
-            return _encode(args) if args else EMPTY
-        if args:
-            return _encode({"": args, **kwargs})
-        return _encode(kwargs)
+            raw = _encode(args) if args else EMPTY
+        elif args:
+            raw = _encode({"": args, **kwargs})
+        else:
+            raw = _encode(kwargs)
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise InvalidArgumentError(f"an argument cannot be encoded: {error}") from None
+    if len(raw) > ARGUMENTS_BYTES_MAX:
+        raise TooLargeError(too_large_arguments(len(raw)))
+    return raw
+
+
+def too_large_arguments(size: int) -> str:
+    """Say so."""
+    return f"the arguments take {size} bytes, at most {ARGUMENTS_BYTES_MAX}: send them in several calls"
 
 
 class Arguments:
@@ -181,7 +190,16 @@ class Result:
         self._check = None if any_value else decoder.decode
 
     def encode(self, value: Any, encoding: int) -> bytes:
-        """Raises ObjectError when the value is not what the method says it returns."""
+        """Raises ObjectError when the value is not what the method says it returns, TooLargeError."""
+        raw = self._encode(value, encoding)
+        if len(raw) > TURN_BYTES_MAX:
+            raise TooLargeError(
+                f"{self._name} returned {len(raw)} bytes, at most {TURN_BYTES_MAX}: return less, or "
+                f"stream it"
+            )
+        return raw
+
+    def _encode(self, value: Any, encoding: int) -> bytes:
         exact = self._exact
         if exact is not None and type(value) in exact:
             if encoding != JSON:

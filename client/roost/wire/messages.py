@@ -14,6 +14,8 @@ import msgspec
 WIRE_VERSION = 1
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 KEY_BYTES_MAX = 1024
+ARGUMENTS_BYTES_MAX = 2 * 1024 * 1024
+TURN_BYTES_MAX = 2 * 1024 * 1024  # what one turn writes, and its result
 CHAIN_LENGTH_MAX = 32
 
 

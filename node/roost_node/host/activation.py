@@ -24,6 +24,7 @@ from roost.errors import (
 )
 from roost.fields import Fields
 from roost.object import ClassSpec, DurableObject
+from roost.wire.messages import TURN_BYTES_MAX
 from roost_node.core.caller_order import CallerOrder
 from roost_node.core.dedup import minute_of
 from roost_node.core.input_gate import InputGate
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from roost_node.host.host import Host
 
 SMALL_FIELD_BYTES_MAX = 1024
-TURN_BYTES_MAX = 2 * 1024 * 1024
 
 
 class Activation:
@@ -215,8 +215,7 @@ class Activation:
         if active is not None and active.shared:
             raise ReadOnlyError(f"{active} is marked read_only and has written")
         ops: list[Op] = []
-        if changes or rows or self.cleared:
-            self._object_ops(ops, changes, now_ms)
+        self._object_ops(ops, changes, now_ms, len(record) if record is not None else 0)
         if record is not None and active is not None:
             ops.append((self.dedup_key(active), record))
         self._append(ops, now_ms)
@@ -237,12 +236,14 @@ class Activation:
         self.last_index = entry.index
         self.host.committer.add(self.shard, entry)
 
-    def _object_ops(self, ops: list[Op], changes: dict[str, bytes] | None, now_ms: int) -> None:
+    def _object_ops(
+        self, ops: list[Op], changes: dict[str, bytes] | None, now_ms: int, record_bytes: int
+    ) -> None:
         """The object's record and rows as this turn leaves them."""
         shard_id, group = self.shard.id, self.group
         raw = self.fields.raw
         size = self.size_bytes
-        total = self.rows_bytes
+        total = self.rows_bytes + record_bytes
         if self.cleared:
             ops.append(DeleteRange(*layout.rows_range(shard_id, group)))
             size = sum(map(len, raw.values()))

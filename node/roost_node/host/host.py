@@ -27,13 +27,16 @@ from roost.errors import (
     OutcomeUnknownError,
     OverloadedError,
     RoostError,
+    TooLargeError,
     UnavailableError,
     UnknownClassError,
     UnknownMethodError,
 )
 from roost.object import ClassSpec
+from roost.wire.codec import too_large_arguments
 from roost.wire.deadlines import Deadlines
 from roost.wire.messages import (
+    ARGUMENTS_BYTES_MAX,
     CHAIN_LENGTH_MAX,
     COMMITTED,
     EXPIRED,
@@ -163,6 +166,8 @@ class Host:
             raise InvalidArgumentError(
                 f"sequence {call.sequence} with oldest {call.oldest}: give 0 < oldest <= sequence"
             )
+        if len(call.arguments) > ARGUMENTS_BYTES_MAX:
+            raise TooLargeError(too_large_arguments(len(call.arguments)))
         if call.encoding not in (0, 1):
             raise InvalidArgumentError(f"unknown encoding {call.encoding}")
         if method.streams and call.credit <= 0:
@@ -945,8 +950,9 @@ class Host:
     def stop(self, active: ActiveCall, why: Cancelled) -> None:
         """Take a call back, whoever waits for it."""
         if active.stage is Stage.RUNNING:
-            self._unfile(active)
-            self._cancel_running(active, why, self.now_ms())
+            if active.cancelled is None:  # else it has been told, and its last deadline runs
+                self._unfile(active)
+                self._cancel_running(active, why, self.now_ms())
             return
         self._withdraw(active)
         error = UnavailableError(f"{active} was cancelled before it ran: {why.value}")
