@@ -1,0 +1,1 @@
+"""Checkers and simulated parts for tests."""

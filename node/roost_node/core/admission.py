@@ -10,6 +10,7 @@ from __future__ import annotations
 RATE_WEIGHT = 0.3
 RETRY_AFTER_S_MIN = 0.01
 RETRY_AFTER_S_MAX = 5.0
+RETRY_AFTER_S_UNKNOWN = 0.05  # nothing has been finished lately
 
 
 class Admission:
@@ -74,5 +75,5 @@ class Admission:
     def retry_after_s(self, ahead: int) -> float:
         """When `ahead` calls will have been finished, at the latest rate."""
         if self._rate <= 0:
-            return RETRY_AFTER_S_MAX if ahead > 1 else RETRY_AFTER_S_MIN
+            return RETRY_AFTER_S_UNKNOWN
         return min(RETRY_AFTER_S_MAX, max(RETRY_AFTER_S_MIN, ahead / self._rate))

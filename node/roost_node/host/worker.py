@@ -12,6 +12,7 @@ Each suspension is the end of a stretch of an interleaving call: see `Host.end_s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
@@ -143,8 +144,12 @@ class Workers:
                     yield from waiter.__await__()
                 except asyncio.CancelledError as error:
                     thrown = error  # it is told when it is inside again
-            if active.stage is Stage.DONE:  # reset while it was suspended: it may do nothing more
-                thrown = asyncio.CancelledError()
+            if active.stage is Stage.DONE:
+                # Reset while it was suspended, after it had ignored its cancellation: it is not
+                # asked again. What it does about GeneratorExit is of no consequence.
+                with contextlib.suppress(BaseException):
+                    context.run(coroutine.close)
+                return
             active.inside = True
             try:
                 yielded = (

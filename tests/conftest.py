@@ -1,0 +1,11 @@
+"""Options shared by all tests."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=30, help="kills in the crash test")
+    parser.addoption("--seeds", type=int, default=300, help="runs of the simulation")
+    parser.addoption("--seed", type=int, default=None, help="replay this seed")
