@@ -22,6 +22,7 @@ from roost.context import current_call
 from roost.errors import (
     DeadlineExceededError,
     DeadlockError,
+    DiskFullError,
     ExpiredRequestError,
     InvalidArgumentError,
     OutcomeUnknownError,
@@ -113,7 +114,7 @@ class Host:
         self.closing = False  # calls are refused
         self.paused: list[tuple[Call, Sink]] | None = None  # calls wait for a reload
         self.refuse_cold: str | None = None  # memory is short
-        self.refuse_writes: RoostError | None = None  # disk is short
+        self.refuse_writes: str | None = None  # disk is short
         self.keeper = Keeper(self)
         self._check_effects = check_effects
         self._shards: dict[int, Shard] = {}
@@ -201,7 +202,7 @@ class Host:
             raise UnavailableError("this node is shutting down: the call goes to the next one")
         self._check_room(call, now_ms)
         if not method.read_only and self.refuse_writes is not None:
-            raise self.refuse_writes
+            raise DiskFullError(self.refuse_writes)
         active = ActiveCall(call, sink, activation, method, deadline_ms, now_ms)
         if call.chain:
             self._check_chain(active)

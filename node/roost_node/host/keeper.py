@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roost.errors import DiskFullError
 from roost_node.core.dedup import droppable_before
 from roost_node.core.log import DeleteRange
 from roost_node.storage import layout
@@ -105,7 +104,7 @@ class Keeper:
         host = self._host
         free, total = host.store.free_bytes(), host.store.total_bytes()
         if total and free < total * host.limits.free_disk_percent_min / 100:
-            host.refuse_writes = DiskFullError(
+            host.refuse_writes = (
                 f"the store has {free} of {total} bytes free, below "
                 f"{host.limits.free_disk_percent_min} %: make room, or move objects away"
             )
