@@ -14,6 +14,7 @@ from roost.adapters.transport import NodeStatus
 from roost.object import ClassSpec
 from roost.wire.status import to_error
 from roost_node.config import Limits
+from roost_node.core.clock import ServerClock
 from roost_node.host import life
 from roost_node.host.call import Waiter
 from roost_node.host.host import Host
@@ -24,20 +25,9 @@ from roost_node.telemetry import Telemetry
 Fatal = Callable[[BaseException], None]
 
 
-class Clock:
-    """Server time: the wall clock, but never running back (ms since 1970)."""
-
-    __slots__ = ("_last_ms",)
-
-    def __init__(self) -> None:
-        self._last_ms = 0
-
-    def now_ms(self) -> int:
-        """Now, or the latest time given before where the wall clock was set back."""
-        now = time.time_ns() // 1_000_000
-        if now > self._last_ms:
-            self._last_ms = now
-        return self._last_ms
+def _boot_time_ns() -> int:
+    """Goes on while the machine sleeps, and is never set."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class Node:
@@ -54,7 +44,7 @@ class Node:
         *,
         limits: Limits | None = None,
         check_effects: bool = False,
-        clock: Clock | None = None,
+        clock: ServerClock | None = None,
         store: Store | None = None,
     ) -> None:
         self._path = path
@@ -62,7 +52,7 @@ class Node:
         self._on_fatal = on_fatal
         self._limits = limits or Limits()
         self._check_effects = check_effects
-        self.clock = clock or Clock()
+        self.clock = clock or ServerClock(time.time_ns, _boot_time_ns)
         self._given = store
         self.telemetry = Telemetry()
         self._tasks = asyncio.TaskGroup()
@@ -79,7 +69,7 @@ class Node:
                 self.store,
                 self._classes,
                 self._tasks,
-                self.clock.now_ms,
+                self.clock,
                 self._on_fatal,
                 limits=self._limits,
                 telemetry=self.telemetry,

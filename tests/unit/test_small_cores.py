@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from roost.wire.deadlines import BUCKET_MS, Deadlines
 from roost_node.core.admission import Admission
+from roost_node.core.clock import ServerClock
 from roost_node.core.dedup import Age, Answers, age_of, droppable_before, minute_of
 from roost_node.core.eviction import EvictionRing
 from roost_node.core.log import DEDUP_WINDOW_MS
@@ -106,3 +107,45 @@ def test_a_refusal_names_the_bound_and_says_when_to_come_again() -> None:
 
 def test_one_huge_call_fits_into_an_empty_node() -> None:
     assert Admission(2, 100, 50).refusal(1000, 0) is None
+
+
+class Times:
+    def __init__(self) -> None:
+        self.wall = 1_000_000
+        self.monotonic = 50
+
+    def clock(self) -> ServerClock:
+        return ServerClock(lambda: self.wall * 1_000_000, lambda: self.monotonic * 1_000_000)
+
+    def later(self, ms: int) -> None:
+        self.wall += ms
+        self.monotonic += ms
+
+
+def test_server_time_follows_the_wall_clock_forwards() -> None:
+    times = Times()
+    clock = times.clock()
+    times.later(10)
+    assert clock.now_ms() == 1_000_010
+    times.wall += 5_000
+    assert clock.now_ms() == 1_005_010
+
+
+def test_server_time_neither_runs_back_nor_stands_still() -> None:
+    times = Times()
+    clock = times.clock()
+    times.wall -= 500
+    assert clock.now_ms() == 1_000_000
+    times.later(80)
+    assert clock.now_ms() == 1_000_070
+    for _ in range(60):
+        times.later(80)
+        clock.now_ms()
+    assert clock.now_ms() == times.wall  # caught up with
+
+
+def test_server_time_goes_on_where_an_earlier_process_had_come() -> None:
+    times = Times()
+    clock = times.clock()
+    clock.advance_to(1_000_400)
+    assert clock.now_ms() == 1_000_400

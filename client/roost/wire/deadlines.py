@@ -18,22 +18,22 @@ class Deadlines(Generic[ItemT]):
     __slots__ = ("_buckets",)
 
     def __init__(self) -> None:
-        self._buckets: dict[int, set[ItemT]] = {}
+        self._buckets: dict[int, dict[ItemT, None]] = {}  # in order of filing
 
     def add(self, item: ItemT, due_ms: int) -> int:
         """File an item; returns the bucket, to `discard` it."""
         bucket = -(-due_ms // BUCKET_MS)
         items = self._buckets.get(bucket)
         if items is None:
-            items = self._buckets[bucket] = set()
-        items.add(item)
+            items = self._buckets[bucket] = {}
+        items[item] = None
         return bucket
 
     def discard(self, item: ItemT, bucket: int) -> None:
         """It waits no more."""
         items = self._buckets.get(bucket)
         if items is not None:
-            items.discard(item)
+            items.pop(item, None)
             if not items:
                 del self._buckets[bucket]
 

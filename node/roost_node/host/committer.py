@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from roost_node.core.log import DeleteRange, Entry, Op
+from roost_node.host.flusher import Flusher
 from roost_node.host.shard import Shard
 from roost_node.storage import layout, records
 from roost_node.storage.engine import Store
@@ -40,6 +39,8 @@ class Committer:
         is_quiet: Callable[[], bool],
         on_fatal: Callable[[BaseException], None],
         telemetry: Telemetry,
+        flusher: Flusher,
+        now_ms: Callable[[], int],
     ) -> None:
         self._store = store
         self._loop = loop
@@ -51,9 +52,10 @@ class Committer:
         self._flushing = False
         self._dead = False
         self._idle: list[asyncio.Future[None]] = []
-        self._requests: SimpleQueue[list[tuple[Shard, Entry]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._flush_loop, name="roost-fsync", daemon=True)
-        self._thread.start()
+        self._batch: list[tuple[Shard, Entry]] = []  # being flushed
+        self._started = 0.0
+        self._flusher = flusher
+        self._now_ms = now_ms
         self.stalled = False
 
     def add(self, shard: Shard, entry: Entry) -> None:
@@ -79,8 +81,7 @@ class Committer:
         """Flush what there is and end the thread."""
         await self.drained()
         self._dead = True
-        self._requests.put(None)
-        self._thread.join()
+        self._flusher.close()
 
     def _cycle(self) -> None:
         self._scheduled = False
@@ -99,7 +100,9 @@ class Committer:
             self._done(batch, self._loop.time() - started)
         else:
             self._flushing = True
-            self._requests.put(batch)
+            self._batch = batch
+            self._started = self._loop.time()
+            self._flusher.start(self._store.sync, self._flushed)
 
     def _take(self) -> list[tuple[Shard, Entry]]:
         pending = self._pending
@@ -115,7 +118,9 @@ class Committer:
     def _write(self, batch: list[tuple[Shard, Entry]]) -> bool:
         """Write the batch; False: the store is stalled, it was put back and is tried again."""
         try:
-            written = self._store.write(merge(batch))
+            ops = merge(batch)
+            ops.append((layout.CLOCK_KEY, records.encode_clock(self._now_ms())))
+            written = self._store.write(ops)
         except BaseException as error:
             self._die(error)
             return False
@@ -129,25 +134,13 @@ class Committer:
         self._loop.call_later(STALL_RETRY_S, self._cycle)
         return False
 
-    def _flush_loop(self) -> None:
-        while (batch := self._requests.get()) is not None:
-            started = self._loop.time()
-            try:
-                self._store.sync()
-            except BaseException as error:
-                self._call_loop(self._die, error)
-                return
-            self._call_loop(self._flushed, batch, self._loop.time() - started)
-
-    def _call_loop(self, callback: Callable[..., None], *args: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback, *args)
-        except RuntimeError:
-            log.warning("the event loop closed while a flush was under way")
-
-    def _flushed(self, batch: list[tuple[Shard, Entry]], seconds: float) -> None:
+    def _flushed(self, failure: BaseException | None) -> None:
         self._flushing = False
-        self._done(batch, seconds)
+        if failure is not None:
+            self._die(failure)
+        else:
+            batch, self._batch = self._batch, []
+            self._done(batch, self._loop.time() - self._started)
 
     def _done(self, batch: list[tuple[Shard, Entry]], seconds: float) -> None:
         last: dict[Shard, int] = {}

@@ -54,6 +54,7 @@ from roost.wire.status import to_status
 from roost_node.config import Limits
 from roost_node.core.admission import Admission
 from roost_node.core.caller_order import Admission as Turn
+from roost_node.core.clock import ServerClock
 from roost_node.core.dedup import Age, Answers, age_of
 from roost_node.core.eviction import EvictionRing
 from roost_node.core.lifecycle import ActivationState
@@ -64,6 +65,7 @@ from roost_node.host.blame import blame
 from roost_node.host.call import ActiveCall, Cancelled, Kind, NoSink, Output, Sink, Stage
 from roost_node.host.children import Children
 from roost_node.host.committer import Committer
+from roost_node.host.flusher import Flusher, ThreadFlusher
 from roost_node.host.keeper import Keeper
 from roost_node.host.shard import Shard
 from roost_node.host.stream import run_stream
@@ -87,21 +89,33 @@ class Host:
         store: Store,
         classes: Mapping[str, ClassSpec],
         tasks: asyncio.TaskGroup,
-        now_ms: Callable[[], int],
+        clock: ServerClock,
         on_fatal: Callable[[BaseException], None],
         *,
         limits: Limits | None = None,
         telemetry: Telemetry | None = None,
         check_effects: bool = False,
+        flusher: Flusher | None = None,
     ) -> None:
         self.store = store
         self.classes = dict(classes)
-        self.now_ms = now_ms
+        before = store.get(layout.CLOCK_KEY)
+        if before is not None:
+            clock.advance_to(records.decode_clock(before))
+        self.now_ms = clock.now_ms
         self.limits = limits or Limits()
         self.telemetry = telemetry or Telemetry()
         self.loop = asyncio.get_running_loop()
         self.workers = Workers(self, tasks)
-        self.committer = Committer(store, self.loop, self._is_quiet, on_fatal, self.telemetry)
+        self.committer = Committer(
+            store,
+            self.loop,
+            self._is_quiet,
+            on_fatal,
+            self.telemetry,
+            flusher or ThreadFlusher(self.loop),
+            clock.now_ms,
+        )
         self.children = Children(self)
         self.admission = Admission(
             self.limits.open_calls_max, self.limits.open_bytes_max, self.limits.ready_wait_ms_max
@@ -180,7 +194,12 @@ class Host:
         age = age_of(first_sent_ms(rid), shard.log.time_ms(now_ms), now_ms)
         if age is not Age.FINE:
             if age is Age.AHEAD:
-                raise InvalidArgumentError("the request id's time is more than 60 s ahead")
+                # Not the caller's fault where this machine's clock was set back: it may try again.
+                ahead_s = (first_sent_ms(rid) - now_ms) / 1000
+                raise UnavailableError(
+                    f"the request id's time is {ahead_s:.0f} s ahead of this server's clock, at most 60 s: "
+                    f"it is taken when the clock has come so far"
+                )
             raise ExpiredRequestError(
                 "the request id is older than ten minutes: what became of it is not known any more"
             )

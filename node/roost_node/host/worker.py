@@ -62,7 +62,11 @@ class Workers:
             if not waiter.done():
                 waiter.set_result(None)
                 return
-        self._tasks.create_task(self._work())
+        work = self._work()
+        try:
+            self._tasks.create_task(work)
+        except RuntimeError:  # the task group is ending: so is everything here
+            work.close()
 
     async def _work(self) -> None:
         host = self._host

@@ -14,6 +14,8 @@ object = text text                                  class, key
 text   = UTF-8 with 00 written as 00 FF, then 00 01: sorts like the text, and no text is a prefix of another
 ```
 
+The rest of the file is metadata, under a shard number that no shard has (FFFF): 0x01, server time.
+
 All of these are on disks already and can never change.
 """
 
@@ -24,6 +26,9 @@ OBJECT = b"\x10"
 FIELD = b"\x11"
 ROW = b"\x20"
 DEDUP = b"\x30"
+
+CLOCK_KEY = b"\xff\xff\x01"
+"""How far server time had come when the last batch was written."""
 
 _END = b"\x00\x01"
 

@@ -147,6 +147,21 @@ def decode_head(raw: bytes) -> Head:
     return Head(record.epoch, record.index, record.hash, record.log_time_ms)
 
 
+def encode_clock(now_ms: int) -> bytes:
+    """How far server time has come."""
+    return _encode((FORMAT, now_ms))
+
+
+def decode_clock(raw: bytes) -> int:
+    """Raises CorruptionError when it is not that."""
+    try:
+        found, now_ms = msgspec.msgpack.decode(raw, type=tuple[int, int])
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"the clock's record cannot be read: {error}") from None
+    _check(found, "clock")
+    return now_ms
+
+
 def _check(found: int, what: str) -> None:
     if not 1 <= found <= FORMAT:
         raise CorruptionError(
