@@ -81,6 +81,7 @@ class ActiveCall:
 
     __slots__ = (
         "activation",
+        "arrived",
         "arrived_ms",
         "bucket",
         "call",
@@ -102,7 +103,6 @@ class ActiveCall:
         "stage",
         "started_entry",
         "task",
-        "trial",
         "waits_for",
     )
 
@@ -115,7 +115,9 @@ class ActiveCall:
         deadline_ms: int,
         arrived_ms: int,
         kind: Kind = Kind.CALL,
+        arrived: float = 0.0,
     ) -> None:
+        self.arrived = arrived  # by the loop's clock
         self.call = call
         self.sink = sink
         self.activation = activation
@@ -139,7 +141,6 @@ class ActiveCall:
         self.waits_for: str | None = None
         self.credit = call.credit
         self.credit_waiter: asyncio.Future[None] | None = None
-        self.trial = False  # the first of two runs of an effects check: its output is thrown away
 
     @property
     def shared(self) -> bool:
@@ -164,7 +165,7 @@ class ActiveCall:
 class Output:
     """A reply or item that waits in the output gate, or whoever waits to send a child call."""
 
-    __slots__ = ("also", "message", "sink", "waiter")
+    __slots__ = ("also", "message", "since", "sink", "waiter")
 
     def __init__(
         self,
@@ -172,7 +173,9 @@ class Output:
         message: ToClient | None,
         also: list[tuple[Sink, int]] | None = None,
         waiter: asyncio.Future[None] | None = None,
+        since: float = 0.0,
     ) -> None:
+        self.since = since  # when its call arrived, by the loop's clock; 0: not to be measured
         self.sink = sink
         self.message = message
         self.also = also

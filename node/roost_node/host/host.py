@@ -222,7 +222,9 @@ class Host:
         self._check_room(call, now_ms)
         if not method.read_only and self.refuse_writes is not None:
             raise DiskFullError(self.refuse_writes)
-        active = ActiveCall(call, sink, activation, method, deadline_ms, now_ms)
+        active = ActiveCall(
+            call, sink, activation, method, deadline_ms, now_ms, arrived=self.loop.time()
+        )
         if call.chain:
             self._check_chain(active)
         depth = activation.gate.depth
@@ -450,7 +452,15 @@ class Host:
         if shard is None:
             raw = store.get(layout.head_key(shard_id))
             head = records.decode_head(raw) if raw is not None else Head()
-            shard = Shard(shard_id, store, head, max(1, head.epoch), now_ms)
+            shard = Shard(
+                shard_id,
+                store,
+                head,
+                max(1, head.epoch),
+                now_ms,
+                self.loop.time,
+                self.telemetry.call_us,
+            )
             self._shards[shard_id] = shard
         return shard
 
@@ -837,12 +847,16 @@ class Host:
         shard = activation.shard
         call = active.call
         reply = Reply(call.id, status, payload, shard.log.epoch, info)
+        if active.method is not None:
+            self.telemetry.ended[status] += 1
         if remember and active.method is not None and not active.shared:
             own_entry = self._remember(active, reply) or own_entry
         self._unfile(active)
         self._close(active)
         shard.release(
-            activation.last_index, Output(active.sink, reply, active.joined), own_entry=own_entry
+            activation.last_index,
+            Output(active.sink, reply, active.joined, None, active.arrived),
+            own_entry=own_entry,
         )
         if active.entered:
             active.entered = False

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from roost_node.core.log import Head, ShardLog
 from roost_node.core.output_gate import OutputGate
 from roost_node.host.call import Output
 from roost_node.storage.engine import Store
+from roost_node.telemetry import Histogram
 
 
 class Shard:
     """A shard that this node owns, under one epoch."""
 
-    __slots__ = ("_store", "gate", "id", "log", "swept_minute")
+    __slots__ = ("_latency", "_store", "_time", "gate", "id", "log", "swept_minute")
 
-    def __init__(self, shard_id: int, store: Store, head: Head, epoch: int, now_ms: int) -> None:
+    def __init__(
+        self,
+        shard_id: int,
+        store: Store,
+        head: Head,
+        epoch: int,
+        now_ms: int,
+        time: Callable[[], float],
+        latency: Histogram,
+    ) -> None:
+        self._time = time
+        self._latency = latency
         self.id = shard_id
         self._store = store
         self.log = ShardLog(shard_id, head, epoch, now_ms)
@@ -25,13 +37,20 @@ class Shard:
     def release(self, index: int, output: Output, *, own_entry: bool) -> None:
         """Let an output go when everything it could have seen is committed (R6: the only door)."""
         if self.gate.offer(index, output, own_entry=own_entry):
+            if output.since:
+                self._latency.add(int((self._time() - output.since) * 1e6))
             output.leave()
 
     def on_durable(self, index: int) -> None:
         """Everything up to `index` is on disk here; with one store that is committed (R1)."""
         self.log.on_durable(index)
-        for output in self.gate.on_committed(index):
-            output.leave()
+        released = self.gate.on_committed(index)
+        if released:
+            now = self._time()
+            for output in released:
+                if output.since:
+                    self._latency.add(int((now - output.since) * 1e6))
+                output.leave()
 
     def get(self, group: bytes, key: bytes) -> bytes | None:
         """A row: from entries that are not in the state yet, else from the state (L4)."""
