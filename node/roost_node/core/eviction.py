@@ -9,7 +9,7 @@ Source: Corbató, "A Paging Experiment with the Multics System", 1969.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
 
@@ -23,25 +23,25 @@ class Idle(Protocol):
     def may_leave(self) -> bool:
         """Nothing runs, waits, or is held for it."""
 
-    @property
-    def is_gone(self) -> bool:
-        """It has left by another way."""
-
 
 MemberT = TypeVar("MemberT", bound=Idle)
 
 
 class EvictionRing(Generic[MemberT]):
-    """Live objects, roughly coldest first."""
+    """Live objects, roughly coldest first, each with the time of use that was seen last."""
 
     __slots__ = ("_ring",)
 
     def __init__(self) -> None:
-        self._ring: deque[tuple[MemberT, int]] = deque()
+        self._ring: OrderedDict[MemberT, int] = OrderedDict()
 
     def add(self, member: MemberT) -> None:
         """A new activation."""
-        self._ring.append((member, member.used_ms))
+        self._ring[member] = member.used_ms
+
+    def remove(self, member: MemberT) -> None:
+        """It has left memory."""
+        self._ring.pop(member, None)
 
     def __len__(self) -> int:
         return len(self._ring)
@@ -49,28 +49,22 @@ class EvictionRing(Generic[MemberT]):
     def idle(self, now_ms: int, steps_max: int) -> list[MemberT]:
         """Members whose idle time is over, after looking at no more than `steps_max`."""
         leaving: list[MemberT] = []
-        ring = self._ring
-        for _ in range(min(steps_max, len(ring))):
-            member, _ = ring.popleft()
-            if member.is_gone:
-                continue
+        for _ in range(min(steps_max, len(self._ring))):
+            member, _ = self._ring.popitem(last=False)
+            self._ring[member] = member.used_ms
             if member.may_leave and now_ms - member.used_ms >= member.idle_after_ms:
                 leaving.append(member)
-            ring.append((member, member.used_ms))
         return leaving
 
     def coldest(self, count: int) -> list[MemberT]:
-        """Up to `count` members to push out now, whatever their idle time; each is named once."""
+        """Up to `count` members to push out now, whatever their idle time."""
         leaving: list[MemberT] = []
-        ring = self._ring
-        for _ in range(2 * len(ring)):
+        for _ in range(2 * len(self._ring)):  # twice round: the second chance
             if len(leaving) >= count:
                 break
-            member, seen_ms = ring.popleft()
-            if member.is_gone:
-                continue
+            member, seen_ms = self._ring.popitem(last=False)
             if member.may_leave and member.used_ms == seen_ms:
-                leaving.append(member)  # it stays out of the ring
+                leaving.append(member)  # named once; its activation ends now
             else:
-                ring.append((member, member.used_ms))
+                self._ring[member] = member.used_ms
         return leaving

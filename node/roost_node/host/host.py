@@ -558,6 +558,7 @@ class Host:
         if self.activations.get(name) is activation:
             del self.activations[name]
             self.size_bytes -= activation.size_bytes
+        self.ring.remove(activation)
         self.telemetry.activations_evicted += 1
         waiting = activation.gate.drain() + (activation.parked or [])
         for order in (activation.orders or {}).values():
