@@ -79,7 +79,7 @@ def decode_object(raw: bytes) -> ObjectRecord:
     """Raises CorruptionError when it is not one, or of a newer format."""
     try:
         record = _decode_object(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptionError(f"an object's record cannot be read: {error}") from None
     _check(record.format, "object")
     return record
@@ -117,7 +117,7 @@ def decode_dedup(raw: bytes) -> DedupRecord:
     """Raises CorruptionError when it is not one, or of a newer format."""
     try:
         record = _decode_dedup(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptionError(f"the record of a call cannot be read: {error}") from None
     _check(record.format, "dedup")
     return record
