@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from roost.errors import CorruptionError, StoreError
-from roost_node.storage.directory import DATABASE, DURABLE, MARK, Directory
+from roost_node.storage.directory import DATABASE, DURABLE, LOCK, MARK, Directory
 from roost_node.storage.rocks import RocksStore
 
 
@@ -50,6 +51,8 @@ def test_somebody_elses_directory_is_refused_and_left_alone(tmp_path: Path) -> N
         ({"format": "x"}, "unknown format"),
         ({"hash": "md5"}, "unknown hash"),
         ({"seed": "zz"}, "cannot be read"),
+        ({"seed": "00" * 65}, "cannot be read"),
+        ({"shards": 1000}, "cannot be read"),
     ],
 )
 def test_an_identity_that_is_not_understood_is_refused(
@@ -69,6 +72,7 @@ def test_another_clusters_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [[], [DURABLE], [DURABLE, DATABASE], [MARK + ".tmp", DATABASE]])
 def test_an_unfinished_creation_is_finished(tmp_path: Path, left: list[str]) -> None:
+    (tmp_path / LOCK).write_text("4711\n")  # comes first
     for name in left:
         if name == DATABASE:
             (tmp_path / name).mkdir()
@@ -79,6 +83,32 @@ def test_an_unfinished_creation_is_finished(tmp_path: Path, left: list[str]) -> 
     store.write([(b"k", b"v")])
     store.close()
     assert RocksStore.open(tmp_path).get(b"k") == b"v"
+
+
+@pytest.mark.parametrize("lock", [None, "", "held by thesis.tex\n"])
+def test_a_folder_that_only_looks_like_an_unfinished_creation_is_left_alone(
+    tmp_path: Path, lock: str | None
+) -> None:
+    (tmp_path / DATABASE).mkdir()
+    (tmp_path / DATABASE / "customers.mdb").write_text("mine")
+    if lock is not None:
+        (tmp_path / LOCK).write_text(lock)
+    with pytest.raises(StoreError, match="not a Roost data directory"):
+        RocksStore.open(tmp_path)
+    assert (tmp_path / DATABASE / "customers.mdb").read_text() == "mine"
+
+
+def test_the_root_of_a_fresh_file_system_counts_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    RocksStore.open(tmp_path).close()
+    assert (tmp_path / "lost+found").exists()
+
+
+def test_the_lock_names_its_holder_and_a_lock_without_one_can_be_taken(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()  # killed before it wrote its pid
+    store = RocksStore.open(tmp_path)
+    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+    store.close()
 
 
 def test_a_creation_that_is_killed_at_any_step_leaves_nothing_half_done(tmp_path: Path) -> None:
@@ -96,8 +126,10 @@ def test_a_directory_without_its_database_is_corrupt_not_empty(tmp_path: Path) -
     store.close()
     for file in (tmp_path / DATABASE).iterdir():
         file.unlink()
-    with pytest.raises(CorruptionError):
+    (tmp_path / DURABLE).unlink()  # without a mark an empty database would look fine
+    with pytest.raises(CorruptionError, match="has no database"):
         RocksStore.open(tmp_path)
+    assert not list((tmp_path / DATABASE).iterdir())
 
 
 def test_a_node_refuses_to_run_without_assertions(tmp_path: Path) -> None:

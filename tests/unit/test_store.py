@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from roost_node.core.log import DeleteRange, Op
 from roost_node.storage.memory import MemoryStore
-from roost_node.storage.rocks import RocksStore
+from roost_node.storage.rocks import RANGE_ROWS_MIN, RocksStore
 
 keys = st.binary(min_size=1, max_size=3)
 ops = st.one_of(
@@ -61,6 +62,37 @@ def test_a_store_is_an_ordered_dict(
         assert list(store.iterate(low, high, reverse=reverse)) == expected
         for key in {low, high, *model}:
             assert store.get(key) == model.get(key)
+
+
+@pytest.mark.parametrize("count", [RANGE_ROWS_MIN - 1, RANGE_ROWS_MIN, 3 * RANGE_ROWS_MIN])
+def test_a_range_is_deleted_whatever_its_size_with_what_came_before_it_in_the_batch(
+    rocks: RocksStore, count: int
+) -> None:
+    rows: list[Op] = [(b"r%04d" % n, b"v") for n in range(count)]
+    for store in (rocks, MemoryStore()):
+        store.write([DeleteRange(b"", b"\xff" * 8), (b"q", b"1"), (b"s", b"1"), *rows])
+        store.write([(b"r", b"2"), (b"t", b"2"), DeleteRange(b"r", b"s"), (b"r0001", b"3")])
+        expected = [(b"q", b"1"), (b"r0001", b"3"), (b"s", b"1"), (b"t", b"2")]
+        assert list(store.iterate(b"", b"\xff")) == expected
+
+
+def test_small_ranges_leave_no_range_deletes_behind(rocks: RocksStore) -> None:
+    rocks.write([DeleteRange(b"", b"\xff" * 8)])
+    rocks.flush()
+    before = rocks._database.property_value("rocksdb.aggregated-table-properties")
+    for number in range(200):
+        rocks.write([(b"d%04d" % number, b"v")])
+        rocks.write([DeleteRange(b"d%04d" % number, b"d%04d" % (number + 1))])
+        rocks.write([DeleteRange(b"e%04d" % number, b"e%04d" % (number + 1))])  # empty
+    rocks.flush()
+    after = rocks._database.property_value("rocksdb.aggregated-table-properties")
+    assert range_deletes(after) <= range_deletes(before)
+
+
+def range_deletes(properties: str | None) -> int:
+    found = re.search(r"# range deletions=(\d+)", properties or "")
+    assert found is not None
+    return int(found[1])
 
 
 def test_an_iterator_shows_the_store_as_it_was_when_it_was_made(rocks: RocksStore) -> None:

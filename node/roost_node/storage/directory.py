@@ -1,21 +1,26 @@
 """A data directory: whose it is, what it holds, and that one process has it.
 
 ```
-LOCK         flock'ed by the process that has the store open; holds its pid
+LOCK         flock'ed by the process that has the store open; holds its pid; written first on creation
 ROOST.json   format, store id, cluster id, hash, seed, shards; written last on creation
-DURABLE      the database's sequence number as of the last flush (see `rocks.py`)
+DURABLE      how far the database was flushed (see `durable.py`)
 db/          RocksDB
+recovering/  second names of the log's files while the database opens (see `rocks.py`)
+damaged-log/ the same, left by an opening that was refused
 ```
 
 A directory that is not empty and has no ROOST.json is refused, unless all it holds is what an
-unfinished creation of ours leaves behind.
+unfinished creation of ours leaves behind: that is thrown away, so it must be told from somebody's
+folder that has a `db` in it. Ours has LOCK with a pid, on the disk before anything else.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +34,9 @@ MARK = "ROOST.json"
 DURABLE = "DURABLE"
 DATABASE = "db"
 OURS = {LOCK, DURABLE, DATABASE, MARK + ".tmp"}
+IGNORED = {"lost+found"}  # what a fresh file system has in its root
+SEED_BYTES_MAX = 64
+PID = re.compile(rb"[0-9]+\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +60,29 @@ class Directory:
 
     @classmethod
     def open(
-        cls, path: Path, *, shards: int = SHARDS_DEFAULT, cluster_id: str | None = None
+        cls,
+        path: Path,
+        *,
+        shards: int = SHARDS_DEFAULT,
+        cluster_id: str | None = None,
+        create: bool = True,
     ) -> Directory:
-        """Lock the directory and read who it is; create it where there is none.
+        """Lock the directory and read who it is; create it where there is none, if `create`.
 
         `finish` must follow on a new one, once the database in it exists. Raises `StoreError`.
         """
-        if shards < 1 or shards > SHARDS_MAX or shards & (shards - 1):
+        if not _is_count_of_shards(shards):
             raise StoreError(f"{shards} shards: give a power of two up to {SHARDS_MAX}")
+        if not create and not (path / MARK).exists():
+            raise StoreError(f"{path} is not a Roost data directory: it has no {MARK}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            names = {entry.name for entry in path.iterdir()}
+            names = {entry.name for entry in path.iterdir()} - IGNORED
+            if names and MARK not in names:
+                _check_unfinished(path, names)
+            lock = _lock(path)
         except OSError as error:
             raise StoreError(f"{path} cannot be used as a data directory: {error}") from error
-        if MARK not in names and names - OURS:
-            raise StoreError(
-                f"{path} is not a Roost data directory and is not empty (it has "
-                f"{', '.join(sorted(names - OURS)[:3])}): give an empty or a new directory"
-            )
-        lock = _lock(path)
         try:
             mark = path / MARK
             if mark.exists():
@@ -132,19 +144,48 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def _is_count_of_shards(shards: int) -> bool:
+    return 1 <= shards <= SHARDS_MAX and not shards & (shards - 1)
+
+
+def _check_unfinished(path: Path, names: set[str]) -> None:
+    """Refuse a directory without identity unless all of it is an unfinished creation of ours."""
+    others = names - OURS
+    if not others and (names == {LOCK} or _is_pid(path / LOCK)):
+        return
+    raise StoreError(
+        f"{path} is not a Roost data directory and is not empty (it has "
+        f"{', '.join(sorted(others or names)[:3])}): give an empty or a new directory"
+    )
+
+
+def _is_pid(lock: Path) -> bool:
+    return lock.is_file() and PID.fullmatch(lock.read_bytes()[:32]) is not None
+
+
 def _lock(path: Path) -> int:
     file = path / LOCK
+    new = not file.exists()
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise  # a file system without locks cannot hold a store
+            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise StoreError(
+                f"{path} is in use by process {holder}: stop that one, or give another directory"
+            ) from None
+        pid = f"{os.getpid()}\n".encode()
+        os.pwrite(handle, pid, 0)  # before the cut: a kill between them leaves a number
+        os.ftruncate(handle, len(pid))
+        if new:
+            os.fsync(handle)
+            sync_directory(path)
+    except BaseException:
         os.close(handle)
-        raise StoreError(
-            f"{path} is in use by process {holder}: stop that one, or give another directory"
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        raise
     return handle
 
 
@@ -153,7 +194,10 @@ def _read(mark: Path) -> Identity:
         content = json.loads(mark.read_text())
         found = content["format"]
         if not isinstance(found, int) or found < 1:
-            raise StoreError(f"{mark} has the unknown format {found!r}")
+            raise StoreError(
+                f"{mark} has the unknown format {found!r}: restore it from a backup, or run the "
+                f"build that wrote it"
+            )
         if found > FORMAT:
             raise StoreError(
                 f"{mark} has format {found}, this build reads up to {FORMAT}: run a newer build"
@@ -162,11 +206,9 @@ def _read(mark: Path) -> Identity:
             raise StoreError(
                 f"{mark} names the unknown hash {content['hash']!r}: run a newer build"
             )
-        return Identity(
-            str(content["store_id"]),
-            str(content["cluster_id"]),
-            bytes.fromhex(content["seed"]),
-            int(content["shards"]),
-        )
+        seed, shards = bytes.fromhex(content["seed"]), int(content["shards"])
+        if len(seed) > SEED_BYTES_MAX or not _is_count_of_shards(shards):
+            raise ValueError(f"{len(seed)} bytes of seed, {shards} shards")
+        return Identity(str(content["store_id"]), str(content["cluster_id"]), seed, shards)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{mark} cannot be read ({error!r}): restore it from a backup") from error
