@@ -123,7 +123,14 @@ class CallSession:
             again = False  # an interleaved call that was found started stays unknown
         if not again:
             self._forget(waiting)
-            waiting.end(reply)
+            if (
+                isinstance(error, DeadlineExceededError)
+                and waiting.why
+                and error.took_effect == "no"
+            ):
+                waiting.fail(waiting.why)  # the last refusal tells more than the time it cost
+            else:
+                waiting.end(reply)
             return
         waiting.why = error
         retry_after_ms = int(getattr(error, "retry_after_s", 0.0) * 1000)
