@@ -1,0 +1,155 @@
+"""What the coordination store holds: who owns and replicates each shard, and who is alive.
+
+```
+<prefix>/config              ClusterConfig   fixed at creation, but for format level and generation
+<prefix>/sessions/<store>    SessionInfo     under the session's lease: gone when it is
+<prefix>/deaths/<session>    DeathRecord     written in the transaction that deletes a reaped session's key
+<prefix>/shards/<n>          ShardRecord     changed only by compare-and-swap of its revision (O1)
+<prefix>/controller          a session       the election
+```
+
+A session is named by its lease (O5): a restarted process is another one. Values are JSON, so that an
+operator can read them; fields are only ever added, and unknown ones are ignored.
+
+All state that decides anything is here as plain values; `ownership/` carries it to and from etcd.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import NewType
+
+import msgspec
+
+from roost.cluster.ids import ShardId
+
+StoreId = NewType("StoreId", str)
+"""One data directory: a node's identity."""
+
+SessionId = NewType("SessionId", int)
+"""One run of a node: the number of its lease. 0: none."""
+
+Epoch = NewType("Epoch", int)
+"""Grows with every change of a shard's owner or of the owner's session. 0: none."""
+
+NO_SESSION = SessionId(0)
+
+
+class How(enum.StrEnum):
+    """How the last change of owner came about."""
+
+    CREATED = "created"  # nobody had it before
+    HANDOFF = "handoff"  # planned, by the owner itself: nothing to wait for (H1)
+    FAILOVER = "failover"  # by the controller: promises are waited out first (P4)
+
+
+class ShardRecord(msgspec.Struct, frozen=True):
+    """Who owns and replicates one shard: the truth (`shards/<n>`)."""
+
+    epoch: Epoch
+    owner: StoreId
+    session: SessionId  # of the owner
+    how: How
+    in_sync: tuple[StoreId, ...]  # the owner and those whose acknowledgement every commit waits for
+    learners: tuple[StoreId, ...] = ()  # catching up
+    previous: SessionId = NO_SESSION  # the owner's before the last change of owner
+    target: StoreId = StoreId("")  # whom the plan wants as owner; the owner hands off when it can
+    nonce: int = 0  # makes a rewrite of the same record another value (O2)
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """One run of one node (`sessions/<store>`)."""
+
+    store: StoreId
+    session: SessionId
+    address: str  # host:port of its gRPC server
+    zone: str = ""
+    weight: int = 100  # its share of owners, relative to others
+    build: str = ""
+    format_level: int = 1  # the newest on-disk and wire format that it can write
+    draining: bool = False  # wants to own and replicate nothing
+    unreachable: tuple[StoreId, ...] = ()  # whom it cannot reach (F2)
+
+
+class DeathRecord(msgspec.Struct, frozen=True):
+    """A session proven dead: its supervisor saw the process end (`deaths/<session>`, P6)."""
+
+    store: StoreId
+    session: SessionId
+
+
+class ClusterConfig(msgspec.Struct, frozen=True):
+    """What all nodes of a cluster must agree on (`config`)."""
+
+    cluster_id: str
+    shards: int
+    seed: bytes
+    hash_name: str
+    replicas: int = 3
+    min_in_sync: int = 2
+    format_level: int = 1  # raised by command when every node can write it
+    generation: int = 1  # raised by hand when data was given up or etcd was restored (M8, O7)
+
+
+class Versioned(msgspec.Struct, frozen=True):
+    """A shard's record and the revision of its key, which the next change compares."""
+
+    revision: int
+    record: ShardRecord
+
+
+class Swap(msgspec.Struct, frozen=True):
+    """Put `record` at `shard`, if its key is still at `revision` (0: is absent)."""
+
+    shard: ShardId
+    revision: int
+    record: ShardRecord
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """A condition on a store's session key, in the same transaction as the change.
+
+    `alive`: the key holds this session. Otherwise: the key is absent *or holds another session* (O5).
+    """
+
+    store: StoreId
+    session: SessionId
+    alive: bool
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """Swaps and guards that hold together or not at all."""
+
+    swaps: tuple[Swap, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    reap: SessionInfo | None = None  # delete this session's key if it still holds it, and ...
+    death: DeathRecord | None = None  # ... write down that it was proven dead
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The answer to a transaction: whether its conditions held, and the store's revision then."""
+
+    succeeded: bool
+    revision: int
+
+
+class Map(msgspec.Struct, frozen=True):
+    """Everything in the coordination store, as of one revision."""
+
+    revision: int
+    config: ClusterConfig
+    sessions: dict[StoreId, SessionInfo]
+    deaths: dict[SessionId, DeathRecord]
+    shards: dict[ShardId, Versioned]
+
+
+def is_gone(sessions: dict[StoreId, SessionInfo], store: StoreId, session: SessionId) -> bool:
+    """O5: the store's key is absent or holds another session."""
+    info = sessions.get(store)
+    return info is None or info.session != session
+
+
+def union(sets: Sequence[Sequence[StoreId]]) -> frozenset[StoreId]:
+    """All stores of several in-sync sets (O2)."""
+    return frozenset(store for one in sets for store in one)
