@@ -4,7 +4,7 @@ A turn collects writes: fields in `Fields`, storage rows in `_rows`. `commit` ma
 with the record of the call; `roll_back` drops them. Only the turn that is inside the gate writes, so
 one write set for each object is enough.
 
-Not here: which call runs when (`host.py`, `core/input_gate.py`), stepping its code (`worker.py`).
+Not here: which call runs when (`arrivals.py`, `core/input_gate.py`), stepping its code (`worker.py`).
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from roost.errors import (
     StateMismatchError,
     TooLargeError,
 )
+from roost.wire.messages import ErrorInfo
+from roost.wire.status import to_status
 from roost_node.host.call import ActiveCall
 
 KEPT = (
@@ -36,3 +38,9 @@ def blame(active: ActiveCall, error: BaseException) -> RoostError:
     name = type(error).__name__
     text = "".join(traceback.format_exception(error))
     return ObjectError(f"{active} raised {name}: {error}", type=name, traceback=text)
+
+
+def failure(error: RoostError) -> tuple[int, bytes, ErrorInfo]:
+    """Status, payload and error of the reply that says so."""
+    status, info = to_status(error)
+    return int(status), b"", info

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from roost_node.host.activation import Activation
 
 
+DEADLINE_DEFAULT_MS = 30_000  # of a call that comes without one, and of a hook
+
+
 class Sink(Protocol):
     """Where the answers to one peer's calls go."""
 

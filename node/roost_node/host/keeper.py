@@ -49,7 +49,7 @@ class Keeper:
             now_ms = host.now_ms()
             if len(host.deadlines):
                 for active in host.deadlines.due(now_ms):
-                    host.on_due(active, now_ms)
+                    host.waits.on_due(active, now_ms)
             tick += 1
             if tick % SLOW_TICKS == 0:
                 host.admission.tick(now_ms)
@@ -65,13 +65,13 @@ class Keeper:
         over = len(host.activations) - host.limits.activations_max
         count = max(over, EVICT_BATCH if host.size_bytes > host.limits.live_bytes_max else 1)
         for activation in host.ring.coldest(count):
-            host.deactivate(activation, "memory")
+            host.objects.deactivate(activation, "memory")
             self._evicted += 1
 
     def _evict_idle(self, now_ms: int) -> None:
         host = self._host
         for activation in host.ring.idle(now_ms, EVICT_STEPS):
-            host.deactivate(activation, "idle")
+            host.objects.deactivate(activation, "idle")
             self._evicted += 1
         if self._evicted >= TRIM_AFTER and not host.workers.ready:
             self._evicted = 0
@@ -85,7 +85,7 @@ class Keeper:
         resident = self.resident_bytes()
         if resident > 0.9 * limit:
             for activation in host.ring.coldest(EVICT_BATCH):
-                host.deactivate(activation, "memory")
+                host.objects.deactivate(activation, "memory")
             self._trim()
             resident = self.resident_bytes()
         if resident > 0.9 * limit:
@@ -114,7 +114,7 @@ class Keeper:
     def _sweep_records(self, now_ms: int) -> None:
         """Drop buckets of records whose window is over (L5), some shards at a time."""
         host = self._host
-        shards = host.shards()
+        shards = host.objects.shards()
         if not shards:
             return
         ops: list[DeleteRange] = []

@@ -54,7 +54,7 @@ async def _settle(host: Host, why: Cancelled) -> None:
     for activation in list(host.activations.values()):
         for active in list(activation.calls.values()):
             if active.stage is not Stage.DONE:
-                host.stop(active, why)
+                host.waits.stop(active, why)
                 cut += 1
     log.info("cut off calls that outlived the grace period", extra={"calls": cut})
     end = host.loop.time() + host.limits.cancel_s
@@ -62,16 +62,16 @@ async def _settle(host: Host, why: Cancelled) -> None:
         await asyncio.sleep(POLL_S)
     for activation in list(host.activations.values()):
         if activation.calls:
-            host.reset(activation, f"a call ignored its cancellation: {why.value}")
+            host.objects.reset(activation, f"a call ignored its cancellation: {why.value}")
 
 
 async def _deactivate_all(host: Host, reason: str) -> None:
     end = host.loop.time() + host.limits.hook_s + 1.0
     for count, activation in enumerate(list(host.activations.values())):
-        host.deactivate(activation, reason)
+        host.objects.deactivate(activation, reason)
         if count % 256 == 255:
             await asyncio.sleep(0)  # a hundred thousand objects are not to stall the loop
     while host.activations and host.loop.time() < end:
         await asyncio.sleep(POLL_S)
     for activation in list(host.activations.values()):
-        host.discard(activation)
+        host.objects.discard(activation)

@@ -22,7 +22,7 @@ async def run_stream(host: Host, active: ActiveCall, generator: AsyncGenerator[A
     async with aclosing(generator) as items:
         async for value in items:
             payload = method.encode_result(value, active.call.encoding)
-            wrote = host.commit_stretch(active)
+            wrote = host.turns.commit_stretch(active)
             active.started_entry = True  # an item that has left cannot be taken back
             activation.shard.release(
                 activation.last_index,

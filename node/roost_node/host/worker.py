@@ -6,7 +6,7 @@ to back inside a few worker tasks: a worker sends into the call's coroutine, in 
 own, and most calls end right there. One that suspends keeps its worker; another worker goes on with
 the rest. A worker whose call was cancelled is retired, because a task remembers having been cancelled.
 
-Each suspension is the end of a stretch of an interleaving call: see `Host.end_stretch`.
+Each suspension is the end of a stretch of an interleaving call: see `Turns.end_stretch`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Workers:
             work.close()
 
     async def _work(self) -> None:
-        host = self._host
+        turns = self._host.turns
         ready = self.ready
         time = self._loop.time
         task = asyncio.current_task()
@@ -79,7 +79,7 @@ class Workers:
             count = 0
             while ready:
                 active = ready.popleft()
-                coroutine = host.begin(active)
+                coroutine = turns.begin(active)
                 if coroutine is None:
                     continue
                 context = active.context
@@ -89,10 +89,10 @@ class Workers:
                     yielded = context.run(coroutine.send, None)
                 except StopIteration as stop:
                     active.inside = False
-                    host.complete(active, stop.value)
+                    turns.complete(active, stop.value)
                 except BaseException as error:  # user code may raise anything; it becomes a reply
                     active.inside = False
-                    host.fail(active, error)
+                    turns.fail(active, error)
                 else:
                     active.inside = False
                     active.task = task
@@ -129,11 +129,11 @@ class Workers:
         self, active: ActiveCall, coroutine: Coroutine[Any, None, Any], yielded: Any
     ) -> Generator[Any, None, None]:
         """Carry a suspended call on: what it yields goes to the task, what comes back goes to it."""
-        host = self._host
+        turns = self._host.turns
         context = active.context
         assert context is not None
         while True:
-            host.on_suspended(active)
+            turns.on_suspended(active)
             if self.ready and not self._awake:
                 self._wake()
             thrown: BaseException | None = None
@@ -141,7 +141,7 @@ class Workers:
                 yield yielded
             except BaseException as error:  # cancellation, or what the future raised
                 thrown = error
-            while not host.resume(active):
+            while not turns.resume(active):
                 waiter = active.resume
                 assert waiter is not None
                 try:
@@ -163,10 +163,10 @@ class Workers:
                 )
             except StopIteration as stop:
                 active.inside = False
-                host.complete(active, stop.value)
+                turns.complete(active, stop.value)
                 return
             except BaseException as error:
                 active.inside = False
-                host.fail(active, error)
+                turns.fail(active, error)
                 return
             active.inside = False

@@ -1,0 +1,152 @@
+"""What is known of a request already: join it, answer it again, say what became of it.
+
+A record in the log or the state answers a call that wrote; an answer kept in memory one that may
+write and did not (`core/dedup.py`); an open call is joined by its second attempt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from roost.cluster.ids import check_key, first_sent_ms
+from roost.errors import InvalidArgumentError, OutcomeUnknownError, RoostError
+from roost.wire.messages import COMMITTED, EXPIRED, RUNNING, UNKNOWN, Call, Outcome, Query, Reply
+from roost.wire.status import to_status
+from roost_node.core.dedup import Age, age_of
+from roost_node.host.activation import Activation
+from roost_node.host.call import ActiveCall, Output, Sink
+from roost_node.storage import layout, records
+
+if TYPE_CHECKING:
+    from roost_node.host.host import Host
+
+
+class Known:
+    """Finds what an earlier attempt left behind."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def answer(self, activation: Activation, call: Call, sink: Sink) -> bool:
+        """Answer a call that may write from what an earlier attempt left behind."""
+        host = self._host
+        if len(host.answers):
+            answer = host.answers.get(activation.group, call.request_id)
+            if answer is not None:
+                reply, digest = answer
+                if digest != records.digest_of(call.method, call.arguments):
+                    raise InvalidArgumentError("request id reused: it belonged to another call")
+                self._answer(activation, call, sink, reply)
+                return True
+        record = activation.record_of(call.request_id)
+        if record is None:
+            return False
+        if record.digest != records.digest_of(call.method, call.arguments) or (
+            record.principal != call.principal
+        ):
+            raise InvalidArgumentError("request id reused: it belonged to another call")
+        if record.started and call.request_id in activation.calls:
+            return False  # still running: join it
+        self._answer(activation, call, sink, reply_of(record))
+        return True
+
+    def _answer(self, activation: Activation, call: Call, sink: Sink, reply: Reply) -> None:
+        host = self._host
+        host.telemetry.dedup_hits += 1
+        if call.stub_id:
+            activation.order_of(call.stub_id).skip(call.sequence)
+            host.arrivals.enter_ready(activation, call.stub_id)
+        message = Reply(call.id, reply.status, reply.payload, reply.epoch, reply.error)
+        activation.shard.release(activation.last_index, Output(sink, message), own_entry=True)
+
+    def join(self, running: ActiveCall, call: Call, sink: Sink) -> ActiveCall | None:
+        """A second attempt at a call that is still open."""
+        if running.call.arguments != call.arguments or running.call.method != call.method:
+            raise InvalidArgumentError("request id reused: it belongs to a call that is running")
+        assert running.method is not None
+        if running.method.streams:
+            raise OutcomeUnknownError("an earlier attempt at this stream is still running")
+        if running.joined is None:
+            running.joined = []
+        elif len(running.joined) >= 16:
+            running.joined.pop(0)  # whoever asked that often has forgotten its first attempts
+        running.joined.append((sink, call.id))
+        self._host.telemetry.dedup_hits += 1
+        return running
+
+    def query(self, query: Query, sink: Sink) -> None:
+        """What became of a request?"""
+        host = self._host
+        now_ms = host.now_ms()
+        try:
+            check_key(query.key)
+            spec = host.objects.spec(query.class_name)
+        except RoostError as error:
+            status, info = to_status(error)
+            sink.send(Outcome(query.id, UNKNOWN, status=status, error=info))
+            return
+        shard = host.objects.shard_of(spec.name, query.key, now_ms)
+        group = layout.object_id(spec.name, query.key)
+        rid = query.request_id
+        activation = host.activations.get((spec.name, query.key))
+        outcome = Outcome(query.id, UNKNOWN, epoch=shard.log.epoch)
+        if len(rid) != 16 or age_of(first_sent_ms(rid), shard.log.time_ms(now_ms), now_ms) is (
+            Age.EXPIRED
+        ):
+            outcome.state = EXPIRED
+        elif activation is not None and rid in activation.calls:
+            outcome.state = RUNNING
+        else:
+            record = records.find_dedup(shard.get, shard.id, group, rid)
+            answer = host.answers.get(group, rid)
+            if record is not None:
+                reply = reply_of(record)
+                outcome.state, outcome.encoding = COMMITTED, record.encoding
+                outcome.payload, outcome.status, outcome.error = (
+                    reply.payload,
+                    reply.status,
+                    reply.error,
+                )
+            elif answer is not None:
+                outcome.state = COMMITTED
+                outcome.payload, outcome.status, outcome.error = (
+                    answer[0].payload,
+                    answer[0].status,
+                    answer[0].error,
+                )
+        shard.release(shard.log.last, Output(sink, outcome), own_entry=False)
+
+    def remember(self, active: ActiveCall, reply: Reply) -> bool:
+        """Keep the answer of a call that made no entry; True: it has one now."""
+        host = self._host
+        call = active.call
+        digest = records.digest_of(call.method, call.arguments)
+        now_ms = host.now_ms()
+        activation = active.activation
+        if host.answers.remember(
+            activation.group, call.request_id, (reply, digest), active.deadline_ms, now_ms
+        ):
+            return False
+        if reply.status == 0:
+            record = records.encode_dedup_ok(
+                call.method, call.arguments, reply.payload, call.encoding, call.principal
+            )
+        else:
+            assert reply.error is not None
+            record = records.encode_dedup_error(
+                call.method, call.arguments, reply.status, reply.error, call.principal
+            )
+        activation.commit_record(active, record, now_ms)
+        return True
+
+
+def reply_of(record: records.DedupRecord) -> Reply:
+    """The answer that a record holds."""
+    if record.started:
+        status, info = to_status(
+            OutcomeUnknownError(
+                "an interleaved call was cut off after it had started: it is not run again"
+            )
+        )
+        return Reply(0, int(status), b"", 0, info)
+    return Reply(0, record.status, record.payload, 0, record.error)

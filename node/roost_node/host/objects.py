@@ -1,0 +1,214 @@
+"""The live objects of a store: from the first call to leaving memory, or to a reset."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from roost.cluster.ids import check_key, shard_of
+from roost.errors import (
+    OutcomeUnknownError,
+    OverloadedError,
+    RoostError,
+    UnavailableError,
+    UnknownClassError,
+)
+from roost.object import ClassSpec
+from roost.wire.messages import Call
+from roost_node.core.lifecycle import ActivationState
+from roost_node.core.log import Head
+from roost_node.host.activation import Activation
+from roost_node.host.blame import failure
+from roost_node.host.call import (
+    DEADLINE_DEFAULT_MS,
+    ActiveCall,
+    Cancelled,
+    Kind,
+    NoSink,
+    Sink,
+    Stage,
+)
+from roost_node.host.shard import Shard
+from roost_node.storage import layout, records
+
+if TYPE_CHECKING:
+    from roost_node.host.host import Host
+
+
+log = logging.getLogger(__name__)
+
+
+class Objects:
+    """Starts, ends and finds activations."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._shards: dict[int, Shard] = {}
+        self.failed: dict[tuple[str, str], tuple[int, int]] = {}  # (failures, not before)
+
+    def shard_of(self, class_name: str, key: str, now_ms: int) -> Shard:
+        """The shard of an object, opened when it is first needed."""
+        host = self._host
+        store = host.store
+        shard_id = shard_of(class_name, key, seed=store.seed, shards=store.shards)
+        shard = self._shards.get(shard_id)
+        if shard is None:
+            raw = store.get(layout.head_key(shard_id))
+            head = records.decode_head(raw) if raw is not None else Head()
+            shard = Shard(
+                shard_id,
+                store,
+                head,
+                max(1, head.epoch),
+                now_ms,
+                host.loop.time,
+                host.telemetry.call_us,
+            )
+            self._shards[shard_id] = shard
+        return shard
+
+    def shards(self) -> list[Shard]:
+        """Those that have been opened."""
+        return list(self._shards.values())
+
+    def spec(self, class_name: str) -> ClassSpec:
+        """The class of that name. Raises UnknownClassError."""
+        host = self._host
+        spec = host.classes.get(class_name)
+        if spec is None:
+            raise UnknownClassError(
+                f"no class {class_name!r} is served here: there is "
+                f"{', '.join(sorted(host.classes)) or 'none'}"
+            )
+        return spec
+
+    def activate(self, call: Call, now_ms: int) -> Activation:
+        """Bring the object of a call into memory. Raises when it cannot be had now."""
+        host = self._host
+        name = (call.class_name, call.key)
+        spec = self.spec(call.class_name)
+        check_key(call.key)
+        if host.closing:
+            raise UnavailableError("this node is shutting down: the call goes to the next one")
+        if host.refuse_cold is not None:
+            raise OverloadedError(host.refuse_cold, retry_after_s=0.5)
+        failed = self.failed.get(name) if self.failed else None
+        if failed is not None and now_ms < failed[1]:
+            raise OverloadedError(
+                f"{call.class_name}/{call.key} could not be activated {failed[0]} times in a row",
+                retry_after_s=(failed[1] - now_ms) / 1000,
+            )
+        shard = self.shard_of(call.class_name, call.key, now_ms)
+        activation = Activation(host, spec, call.key, shard, now_ms)
+        host.activations[name] = activation
+        host.ring.add(activation)
+        host.size_bytes += activation.size_bytes
+        host.telemetry.activations_started += 1
+        if len(host.activations) > host.limits.activations_max or (
+            host.size_bytes > host.limits.live_bytes_max
+        ):
+            host.keeper.make_room()
+        if activation.loading:
+            activation.state = ActivationState.LOADING
+            self._start_hook(activation, Kind.ACTIVATE, now_ms + DEADLINE_DEFAULT_MS)
+        return activation
+
+    def _start_hook(self, activation: Activation, kind: Kind, deadline_ms: int) -> ActiveCall:
+        host = self._host
+        call = Call(0, activation.class_name, activation.key, kind.value_name, b"", bytes(16))
+        hook = ActiveCall(call, NoSink(), activation, None, deadline_ms, host.now_ms(), kind)
+        hook.size_bytes = 0
+        host.admission.open(0)
+        activation.calls[kind.value_name.encode()] = hook
+        if activation.gate.enter(hook, shared=False):
+            hook.entered = True
+            host.workers.start(hook)
+        else:
+            host.waits.file(hook)
+        return hook
+
+    def deactivate(self, activation: Activation, reason: str) -> None:
+        """Let an idle object leave memory; calls that come meanwhile wait for the next activation."""
+        host = self._host
+        if activation.state is not ActivationState.ACTIVE:
+            return
+        if not activation.has_deactivate_hook:
+            self.discard(activation)
+            return
+        activation.state = ActivationState.LEAVING
+        hook = self._start_hook(
+            activation, Kind.DEACTIVATE, host.now_ms() + int(host.limits.hook_s * 1000)
+        )
+        hook.waits_for = reason
+
+    def delete(self, class_name: str, key: str, sink: Sink, call_id: int) -> None:
+        """Delete all that an object stores, when it is free; the reply's payload is b"1" if it was."""
+        host = self._host
+        call = Call(call_id, class_name, key, "delete", b"", bytes(16))
+        now_ms = host.now_ms()
+        try:
+            activation = host.activations.get((class_name, key)) or self.activate(call, now_ms)
+        except RoostError as error:
+            host.refuse(call, sink, error)
+            return
+        active = ActiveCall(
+            call, sink, activation, None, now_ms + DEADLINE_DEFAULT_MS, now_ms, Kind.DELETE
+        )
+        active.size_bytes = 0
+        host.admission.open(0)
+        activation.calls[b"delete" + call_id.to_bytes(8, "big")] = active
+        host.arrivals.enter(active)
+
+    def discard(self, activation: Activation) -> None:
+        """It is out of memory; what waited goes to the next activation."""
+        host = self._host
+        if activation.state is ActivationState.GONE:
+            return
+        activation.state = ActivationState.GONE
+        name = (activation.class_name, activation.key)
+        if host.activations.get(name) is activation:
+            del host.activations[name]
+            host.size_bytes -= activation.size_bytes
+        host.ring.remove(activation)
+        host.telemetry.activations_evicted += 1
+        waiting = activation.gate.drain() + (activation.parked or [])
+        for order in (activation.orders or {}).values():
+            waiting += order.take_held()
+        activation.parked = None
+        for active in waiting:
+            self.again(active)
+
+    def again(self, active: ActiveCall) -> None:
+        """Submit a call that never ran to the object's next activation."""
+        host = self._host
+        if active.kind is not Kind.CALL or active.resume is not None:
+            return
+        host.waits.unfile(active)
+        host.turns.close(active)
+        again = host.submit(active.call, active.sink)
+        if again is not None and active.joined:
+            again.joined = (again.joined or []) + active.joined
+
+    def reset(self, activation: Activation, why: str) -> None:
+        """Memory is dropped; the next call loads from state plus younger entries (L4)."""
+        host = self._host
+        if activation.state is ActivationState.GONE:
+            return
+        host.telemetry.resets += 1
+        log.warning(
+            "activation reset",
+            extra={"object": f"{activation.class_name}/{activation.key}", "why": why},
+        )
+        running = [a for a in activation.calls.values() if a.stage is Stage.RUNNING]
+        activation.roll_back()
+        self.discard(activation)
+        for active in running:
+            error: RoostError = UnavailableError(f"{active} was reset: {why}")
+            if active.started_entry:
+                error = OutcomeUnknownError(f"{active} was reset after it had committed: {why}")
+            host.turns.finish(active, *failure(error), own_entry=False, remember=False)
+            if active.task is not None:
+                active.cancelled = Cancelled.RESET
+                active.task.cancel()
+            if active.resume is not None and not active.resume.done():
+                active.resume.set_result(None)
