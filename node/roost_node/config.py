@@ -42,6 +42,14 @@ class Limits:
         2**44,
     )
     object_bytes_max: int = knob(2**30, "fields and storage of one object", "bytes", 1024, 2**40)
+    kept_bytes_max: int = knob(
+        64 * 2**20,
+        "records of finished calls that a shard keeps for ten minutes; beyond it calls that may write "
+        "are refused",
+        "bytes",
+        2**10,
+        2**40,
+    )
     session_calls_max: int = knob(
         8_192, "unfinished calls of one session; more are not read from it", "calls", 1, 10**6
     )

@@ -6,6 +6,9 @@ that have no entry: a call that may write but wrote nothing (or failed) must sti
 time after its caller was answered, so its answer is kept in memory until its deadline; at the bound
 of that memory the shell makes an entry instead.
 
+Records are kept for the window whatever happens, so what they take is bounded at the door: beyond
+the bound of a shard no call that may write is taken (`Kept`) until a bucket has been dropped.
+
 Not here: finding a record (`host/activation.py` looks at appended entries, then at the state).
 """
 
@@ -47,6 +50,39 @@ def minute_of(first_sent_ms: int) -> int:
 def droppable_before(log_time_ms: int) -> int:
     """Every bucket below this minute has passed its end by the window: it may be deleted."""
     return max(0, log_time_ms - DEDUP_WINDOW_MS) // MINUTE_MS
+
+
+class Kept:
+    """Bytes of the records that one shard keeps, by the minute under which they are filed; bounded."""
+
+    __slots__ = ("_by_minute", "bytes_max", "size_bytes")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.size_bytes = 0
+        self._by_minute: dict[int, int] = {}
+
+    def add(self, minute: int, size_bytes: int) -> None:
+        """A record was filed; one that replaces another counts beside it until both are dropped."""
+        self.size_bytes += size_bytes
+        self._by_minute[minute] = self._by_minute.get(minute, 0) + size_bytes
+
+    def drop_before(self, minute: int) -> None:
+        """Every bucket below `minute` was deleted: it gives its bytes back."""
+        for filed in [filed for filed in self._by_minute if filed < minute]:
+            self.size_bytes -= self._by_minute.pop(filed)
+
+    @property
+    def is_full(self) -> bool:
+        """No call that may write can be taken."""
+        return self.size_bytes >= self.bytes_max
+
+    def room_in_ms(self, log_time_ms: int) -> int:
+        """When the oldest bucket will have been dropped."""
+        if not self._by_minute:
+            return 0
+        end_ms = (min(self._by_minute) + 1) * MINUTE_MS
+        return max(0, end_ms + DEDUP_WINDOW_MS - log_time_ms)
 
 
 class Answers(Generic[AnswerT]):

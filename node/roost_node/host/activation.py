@@ -217,7 +217,7 @@ class Activation:
         ops: list[Op] = []
         self._object_ops(ops, changes, now_ms, len(record) if record is not None else 0)
         if record is not None and active is not None:
-            ops.append((self.dedup_key(active), record))
+            ops.append(self._file(active, record))
         self._append(ops, now_ms)
         if changes:
             self.fields.accept(changes)
@@ -229,7 +229,13 @@ class Activation:
 
     def commit_record(self, active: ActiveCall, record: bytes, now_ms: int) -> None:
         """An entry that holds only the record of a call."""
-        self._append([(self.dedup_key(active), record)], now_ms)
+        self._append([self._file(active, record)], now_ms)
+
+    def _file(self, active: ActiveCall, record: bytes) -> Op:
+        """Where a call's record goes; its bytes count from now on."""
+        key = self.dedup_key(active)
+        self.shard.kept.add(layout.read_dedup_minute(key), len(key) + len(record))
+        return key, record
 
     def _append(self, ops: Sequence[Op], now_ms: int) -> None:
         entry = self.shard.log.append(self.group, ops, now_ms)

@@ -104,6 +104,12 @@ class Arrivals:
         self.check_room(call, now_ms)
         if not method.read_only and host.refuse_writes is not None:
             raise DiskFullError(host.refuse_writes)
+        if shard.kept.is_full and not method.read_only:
+            raise OverloadedError(
+                f"shard {shard.id} keeps {shard.kept.size_bytes} bytes of records of finished calls, "
+                f"at most {shard.kept.bytes_max} (kept_bytes_max): return less, or call less often",
+                retry_after_s=shard.kept.room_in_ms(shard.log.time_ms(now_ms)) / 1000,
+            )
         active = ActiveCall(
             call, sink, activation, method, deadline_ms, now_ms, arrived=host.loop.time()
         )

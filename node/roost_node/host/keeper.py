@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from roost.errors import CorruptionError
 from roost_node.core.dedup import droppable_before
 from roost_node.core.log import DeleteRange
 from roost_node.storage import layout
 
 if TYPE_CHECKING:
     from roost_node.host.host import Host
+    from roost_node.host.shard import Shard
+
+log = logging.getLogger(__name__)
 
 TICK_S = 0.008
 SLOW_TICKS = 16  # every so many ticks the slower duties
@@ -22,6 +27,9 @@ EVICT_STEPS = 2_000
 EVICT_BATCH = 500
 TRIM_AFTER = 20_000
 SWEEP_SHARDS = 16
+COUNT_ROWS = 256  # records found on opening that are counted in one go
+COUNT_ROWS_EMPTY = 4  # what looking at a shard costs, in rows
+COUNT_BYTES = 2**20
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -32,6 +40,7 @@ class Keeper:
         self._host = host
         self._evicted = 0
         self._sweep_at = 0
+        self._uncounted: list[Shard] = []  # shards that have kept records before
         self._statm = Path("/proc/self/statm")
         self._trim = _malloc_trim()
 
@@ -50,6 +59,8 @@ class Keeper:
             if len(host.deadlines):
                 for active in host.deadlines.due(now_ms):
                     host.waits.on_due(active, now_ms)
+            if self._uncounted:
+                self._count_records()
             tick += 1
             if tick % SLOW_TICKS == 0:
                 host.admission.tick(now_ms)
@@ -118,16 +129,39 @@ class Keeper:
         if not shards:
             return
         ops: list[DeleteRange] = []
+        swept: list[tuple[Shard, int]] = []
         for step in range(min(SWEEP_SHARDS, len(shards))):
             shard = shards[(self._sweep_at + step) % len(shards)]
             minute = droppable_before(shard.log.time_ms(now_ms))
             if minute > shard.swept_minute:
                 ops.append(DeleteRange(*layout.dedup_minutes(shard.id, 0, minute)))
-                shard.swept_minute = minute
+                swept.append((shard, minute))
         self._sweep_at += SWEEP_SHARDS
-        if ops and not host.store.write(ops):
-            for shard in shards:
-                shard.swept_minute = 0  # the store was busy: next time
+        if ops and host.store.write(ops):  # else the store was busy: next time
+            for shard, minute in swept:
+                shard.swept_minute = minute
+                shard.kept.drop_before(minute)
+
+    def _count_records(self) -> None:
+        """What earlier processes kept counts too, as soon as it has been looked at: a page a tick."""
+        left = COUNT_ROWS
+        while self._uncounted and left > 0:
+            shard = self._uncounted[-1]
+            count = 0
+            try:
+                count = shard.count_kept(left, COUNT_BYTES)
+            except CorruptionError as error:
+                log.warning(
+                    "records cannot be counted", extra={"shard": shard.id, "why": str(error)}
+                )
+            if count:
+                return
+            self._uncounted.pop()
+            left -= COUNT_ROWS_EMPTY
+
+    def opened(self, shard: Shard) -> None:
+        """A shard was opened: what it kept before is to be counted."""
+        self._uncounted.append(shard)
 
 
 def _malloc_trim() -> Callable[[], object]:

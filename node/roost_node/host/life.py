@@ -27,6 +27,8 @@ async def drain(host: Host) -> None:
     await _settle(host, Cancelled.SHUTDOWN)
     await _deactivate_all(host, "shutdown")
     await host.committer.drained()
+    for shard in host.objects.shards():
+        shard.close()
 
 
 async def reload(host: Host, classes: Mapping[str, ClassSpec]) -> None:

@@ -63,8 +63,10 @@ class Objects:
                 now_ms,
                 host.loop.time,
                 host.telemetry.call_us,
+                host.limits.kept_bytes_max,
             )
             self._shards[shard_id] = shard
+            host.keeper.opened(shard)
         return shard
 
     def shards(self) -> list[Shard]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from roost_node.core.dedup import Kept
 from roost_node.core.log import Head, ShardLog
 from roost_node.core.output_gate import OutputGate
 from roost_node.host.call import Output
+from roost_node.storage import layout
 from roost_node.storage.engine import Store
 from roost_node.telemetry import Histogram
 
@@ -14,7 +16,17 @@ from roost_node.telemetry import Histogram
 class Shard:
     """A shard that this node owns, under one epoch."""
 
-    __slots__ = ("_latency", "_store", "_time", "gate", "id", "log", "swept_minute")
+    __slots__ = (
+        "_latency",
+        "_store",
+        "_time",
+        "_uncounted",
+        "gate",
+        "id",
+        "kept",
+        "log",
+        "swept_minute",
+    )
 
     def __init__(
         self,
@@ -25,6 +37,7 @@ class Shard:
         now_ms: int,
         time: Callable[[], float],
         latency: Histogram,
+        kept_bytes_max: int,
     ) -> None:
         self._time = time
         self._latency = latency
@@ -33,6 +46,11 @@ class Shard:
         self.log = ShardLog(shard_id, head, epoch, now_ms)
         self.gate: OutputGate[Output] = OutputGate(head.index)
         self.swept_minute = 0  # dedup buckets below it are gone
+        self.kept = Kept(kept_bytes_max)
+        # What earlier processes kept, as of now: what this one adds is counted as it is added.
+        self._uncounted: Iterator[tuple[bytes, bytes]] | None = store.iterate(
+            *layout.dedup_minutes(shard_id, 0, layout.MINUTE_END)
+        )
 
     def release(self, index: int, output: Output, *, own_entry: bool) -> None:
         """Let an output go when everything it could have seen is committed (R6: the only door)."""
@@ -51,6 +69,26 @@ class Shard:
                 if output.since:
                     self._latency.add(int((now - output.since) * 1e6))
                 output.leave()
+
+    def count_kept(self, rows_max: int, bytes_max: int) -> int:
+        """Count records that were there on opening, some at a time; 0: all are counted."""
+        rows, size = self._uncounted, 0
+        self._uncounted = None  # also where a block cannot be read
+        if rows is None:
+            return 0
+        for count, (key, record) in enumerate(rows, 1):
+            size += len(key) + len(record)
+            minute = layout.read_dedup_minute(key)
+            if minute >= self.swept_minute:
+                self.kept.add(minute, len(key) + len(record))
+            if count >= rows_max or size >= bytes_max:
+                self._uncounted = rows
+                return count
+        return 0
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._uncounted = None
 
     def get(self, group: bytes, key: bytes) -> bytes | None:
         """A row: from entries that are not in the state yet, else from the state (L4)."""

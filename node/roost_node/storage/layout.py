@@ -27,6 +27,9 @@ FIELD = b"\x11"
 ROW = b"\x20"
 DEDUP = b"\x30"
 
+MINUTE_END = 2**32 - 1
+"""Above every minute in which a record is filed (until the year 10136)."""
+
 CLOCK_KEY = b"\xff\xff\x01"
 """How far server time had come when the last batch was written."""
 
@@ -101,6 +104,11 @@ def dedup_minutes(shard: int, first: int, end: int) -> tuple[bytes, bytes]:
     """All records of the minutes [first, end)."""
     start = shard.to_bytes(2, "big") + DEDUP
     return start + first.to_bytes(4, "big"), start + end.to_bytes(4, "big")
+
+
+def read_dedup_minute(key: bytes) -> int:
+    """The minute under which a call's record is filed."""
+    return int.from_bytes(key[3:7], "big")
 
 
 def objects_range(shard: int, class_name: str = "", prefix: str = "") -> tuple[bytes, bytes]:
