@@ -5,6 +5,7 @@
 <prefix>/sessions/<store>    SessionInfo     under the session's lease: gone when it is
 <prefix>/deaths/<session>    DeathRecord     written in the transaction that deletes a reaped session's key
 <prefix>/shards/<n>          ShardRecord     changed only by compare-and-swap of its revision (O1)
+<prefix>/wishes/<n>          Wish            where the plan wants the shard; written by the controller alone
 <prefix>/controller          a session       the election
 ```
 
@@ -58,6 +59,14 @@ class ShardRecord(msgspec.Struct, frozen=True):
     nonce: int = 0  # makes a rewrite of the same record another value (O2)
 
 
+class Wish(msgspec.Struct, frozen=True):
+    """Where the plan wants a shard to be (`wishes/<n>`). It binds nobody: the owner gets it there."""
+
+    owner: StoreId
+    replicas: tuple[StoreId, ...]  # the owner among them
+    go: bool = False  # within the budget: the owner may begin
+
+
 class SessionInfo(msgspec.Struct, frozen=True):
     """One run of one node (`sessions/<store>`)."""
 
@@ -69,6 +78,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     build: str = ""
     format_level: int = 1  # the newest on-disk and wire format that it can write
     draining: bool = False  # wants to own and replicate nothing
+    stopping: bool = False  # about to end: wants to own nothing, keeps its copies for its return
     unreachable: tuple[StoreId, ...] = ()  # whom it cannot reach (F2)
 
 
@@ -125,6 +135,7 @@ class Transaction(msgspec.Struct, frozen=True):
     guards: tuple[Guard, ...] = ()
     reap: SessionInfo | None = None  # delete this session's key if it still holds it, and ...
     death: DeathRecord | None = None  # ... write down that it was proven dead
+    wishes: tuple[tuple[ShardId, Wish], ...] = ()  # put, whatever was there
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -142,6 +153,7 @@ class Map(msgspec.Struct, frozen=True):
     sessions: dict[StoreId, SessionInfo]
     deaths: dict[SessionId, DeathRecord]
     shards: dict[ShardId, Versioned]
+    wishes: dict[ShardId, Wish] = {}
 
 
 def is_gone(sessions: dict[StoreId, SessionInfo], store: StoreId, session: SessionId) -> bool:
