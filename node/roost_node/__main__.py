@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from roost.adapters import logs
+from roost.adapters.settings import settings as settings_of
 from roost.errors import RoostError
 from roost_node.config import Limits, NodeConfig
 from roost_node.host.loader import Application, LoadError
 from roost_node.program import run
 from roost_node.storage.rocks import verify
 
-HIDDEN = {"limits", "check_effects", "data"}
+HIDDEN = frozenset({"limits", "check_effects", "data"})
 
 
 def register(group: click.Group) -> None:
@@ -27,55 +26,7 @@ def register(group: click.Group) -> None:
     group.add_command(node)
 
 
-def settings(function: Callable[..., Any]) -> Callable[..., Any]:
-    """All knobs as options; `--config` names a TOML file with the same names."""
-    knobs = [*dataclasses.fields(Limits), *dataclasses.fields(NodeConfig)]
-    for knob in reversed(knobs):
-        if knob.name in HIDDEN:
-            continue
-        low, high = knob.metadata["low"], knob.metadata["high"]
-        kind = type(knob.default)
-        unit = f" ({knob.metadata['unit']})" if knob.metadata["unit"] else ""
-        bounds: Any = kind
-        if kind is int:
-            bounds = click.IntRange(low, high)
-        elif kind is float:
-            bounds = click.FloatRange(low, high)
-        name = "--" + knob.name.replace("_", "-")
-        variable = "ROOST_" + knob.name.upper()
-        function = click.option(
-            name,
-            knob.name,
-            envvar=variable,
-            type=None if kind is bool else bounds,
-            is_flag=kind is bool,
-            default=knob.default,
-            show_default=True,
-            help=f"{knob.metadata['why']}{unit} [{variable}]",
-        )(function)
-    return click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        is_eager=True,
-        expose_value=False,
-        callback=_read_config,
-        help="TOML file of settings; flags and environment go before it [ROOST_CONFIG].",
-        envvar="ROOST_CONFIG",
-    )(function)
-
-
-def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}") from None
-    known = {parameter.name for parameter in context.command.params}
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise click.BadParameter(f"{path}: there is no setting {unknown[0]!r}")
-    context.default_map = content
+settings = settings_of(Limits, NodeConfig, hidden=HIDDEN)
 
 
 def _config(data: Path, values: dict[str, Any], *, check_effects: bool) -> NodeConfig:

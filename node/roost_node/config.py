@@ -6,21 +6,10 @@ TOML file, in that order of precedence.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-
-def knob(
-    default: Any,
-    why: str,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-) -> Any:
-    """A setting: `low` and `high` bound it, both inclusive; `why` is its help text."""
-    return field(default=default, metadata={"why": why, "unit": unit, "low": low, "high": high})
+from roost.adapters.settings import check_ranges, knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +67,7 @@ class Limits:
     )
 
     def __post_init__(self) -> None:
-        for knob_ in dataclasses.fields(self):
-            value, low, high = getattr(self, knob_.name), *_range(knob_)
-            if (low is not None and value < low) or (high is not None and value > high):
-                raise ValueError(
-                    f"{knob_.name} is {value}: give {low} to {high} {knob_.metadata['unit']}"
-                )
-
-
-def _range(knob_: dataclasses.Field[Any]) -> tuple[float | None, float | None]:
-    return knob_.metadata["low"], knob_.metadata["high"]
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +77,9 @@ class NodeConfig:
     data: Path = field(default=Path("data"), metadata={"why": "the store's directory"})
     host: str = knob("127.0.0.1", "address to listen on; others than loopback need --insecure")
     port: int = knob(7400, "port of the gRPC server; 0: any free one", "", 0, 65_535)
+    advertise: str = knob(
+        "", "host:port at which routers and clients reach this node; empty: as they found it"
+    )
     metrics_port: int = knob(
         -1, "port of /metrics on the same address; -1: none, 0: any", "", -1, 65_535
     )

@@ -11,6 +11,8 @@ from types import TracebackType
 
 from roost import __version__
 from roost.adapters.transport import NodeStatus
+from roost.cluster.ids import HASH_NAME
+from roost.cluster.shard_map import Shape, ShardMap, ShardRecord
 from roost.object import ClassSpec
 from roost.wire.status import to_error
 from roost_node.config import Limits
@@ -22,6 +24,7 @@ from roost_node.storage.engine import Store
 from roost_node.storage.rocks import RocksStore
 from roost_node.telemetry import Telemetry
 
+EPOCH_ALONE = 1  # of a shard that has never had another owner
 Fatal = Callable[[BaseException], None]
 
 
@@ -133,6 +136,18 @@ class Node:
             len(host.workers.ready),
             self.store.shards,
         )
+
+    def shard_map(self, address: str) -> ShardMap:
+        """Who owns what: this node everything, for as long as it is alone."""
+        store = self.store
+        shards = ShardMap(Shape(store.cluster_id, HASH_NAME, store.seed, store.shards))
+        owner = store.store_id
+        shards.merge(
+            # A restart may have moved to another port, so a later start is later news.
+            ShardRecord(shard, EPOCH_ALONE, owner, address, (owner,), change=self.started_ms)
+            for shard in range(store.shards)
+        )
+        return shards
 
     def random_bits(self) -> int:
         """74 of them, for a request id."""

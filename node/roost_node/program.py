@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import uvloop
 import watchfiles
-from prometheus_client import CollectorRegistry, start_http_server
 
+from roost.adapters.serving import serve_metrics
 from roost.errors import RoostError
 from roost_node.config import NodeConfig
 from roost_node.host.loader import Application, LoadError
@@ -71,11 +71,19 @@ async def _serve(
                 check_effects=config.check_effects,
             )
         )
-        server = Server(node, config.host, config.port, insecure=config.insecure)
+        server = Server(
+            node,
+            config.host,
+            config.port,
+            insecure=config.insecure,
+            advertise=config.advertise,
+        )
         await server.start()
         stack.push_async_callback(server.stop)
         if config.metrics_port >= 0:
-            stack.callback(_serve_metrics(config, node))
+            port, end = serve_metrics(config.host, config.metrics_port, node.telemetry)
+            stack.callback(end)
+            log.info("metrics", extra={"address": f"{config.host}:{port}"})
         log.info(
             "serving",
             extra={
@@ -110,26 +118,6 @@ async def _watch(node: Node, application: Application, stop: asyncio.Event) -> N
             continue
         await node.reload(classes)
         log.info("reloaded", extra={"classes": ",".join(sorted(classes))})
-
-
-def _serve_metrics(config: NodeConfig, node: Node) -> _Stop:
-    registry = CollectorRegistry()
-    registry.register(node.telemetry)
-    server, thread = start_http_server(config.metrics_port, addr=config.host, registry=registry)
-    log.info("metrics", extra={"address": f"{config.host}:{server.server_port}"})
-    return _Stop(server.shutdown, server.server_close, thread.join)
-
-
-class _Stop:
-    """Ends the metrics server."""
-
-    def __init__(self, *steps: object) -> None:
-        self._steps = steps
-
-    def __call__(self) -> None:
-        for step in self._steps:
-            assert callable(step)
-            step()
 
 
 def _die(error: BaseException) -> None:

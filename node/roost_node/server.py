@@ -17,6 +17,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from roost import __version__
+from roost.adapters.map_service import MapService
+from roost.adapters.serving import (
+    BATCH_BYTES,
+    HELLO_S,
+    OPTIONS,
+    abort,
+    abort_status,
+    check_host,
+    is_loopback,
+    listen,
+)
 from roost.adapters.translate import (
     call_from_pb,
     from_client_frame,
@@ -26,7 +37,13 @@ from roost.adapters.translate import (
 )
 from roost.cluster.ids import request_id as make_request_id
 from roost.errors import InvalidArgumentError, RoostError
-from roost.v1 import admin_pb2, admin_pb2_grpc, objects_pb2, objects_pb2_grpc
+from roost.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    objects_pb2,
+    objects_pb2_grpc,
+    shard_map_pb2_grpc,
+)
 from roost.wire.messages import (
     FRAME_BYTES_MAX,
     JSON,
@@ -39,42 +56,15 @@ from roost.wire.messages import (
     Query,
     Reply,
     Skip,
-    Status,
     ToClient,
 )
-from roost.wire.status import to_status
 from roost_node.host import catalog
 from roost_node.host.call import ActiveCall, Cancelled, Waiter
 from roost_node.node import Node
 
 log = logging.getLogger(__name__)
 
-HELLO_S = 10.0
-BATCH_BYTES = FRAME_BYTES_MAX // 4
-STATUS_HEADER = "roost-status"
-SERVICES = ("roost.v1.Objects", "roost.v1.Admin")
-
-_CODES = {
-    Status.UNKNOWN_CLASS: grpc.StatusCode.NOT_FOUND,
-    Status.UNKNOWN_METHOD: grpc.StatusCode.UNIMPLEMENTED,
-    Status.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-    Status.TOO_LARGE: grpc.StatusCode.OUT_OF_RANGE,
-    Status.DEADLOCK: grpc.StatusCode.FAILED_PRECONDITION,
-    Status.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    Status.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
-    Status.EXPIRED_REQUEST: grpc.StatusCode.FAILED_PRECONDITION,
-    Status.OBJECT_ERROR: grpc.StatusCode.ABORTED,
-    Status.APPLICATION_ERROR: grpc.StatusCode.ABORTED,
-    Status.READ_ONLY: grpc.StatusCode.ABORTED,
-    Status.STATE_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
-    Status.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Status.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Status.DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Status.NOT_OWNER: grpc.StatusCode.UNAVAILABLE,
-    Status.OUTCOME_UNKNOWN: grpc.StatusCode.UNKNOWN,
-    Status.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Status.CORRUPTION: grpc.StatusCode.DATA_LOSS,
-}
+SERVICES = ("roost.v1.Objects", "roost.v1.Admin", "roost.v1.Map")
 
 Frames = grpc.aio.ServicerContext[objects_pb2.ClientFrame, objects_pb2.ServerFrame]
 
@@ -295,7 +285,7 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
         active = node.host.submit(call, waiter)
         if active is not None and active.method is not None and active.method.streams:
             node.host.cancel(active, waiter, 0, Cancelled.CALLER)
-            await _abort(
+            await abort(
                 context,
                 InvalidArgumentError(f"{active} streams: call it over a Session, with an SDK"),
             )
@@ -307,7 +297,7 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
             raise
         if reply.status:
             info = reply.error or ErrorInfo()
-            await _abort_status(context, reply.status, info)
+            await abort_status(context, reply.status, info)
         result = objects_pb2.InvokeReply(request_id=rid)
         if encoding == JSON:
             result.json = reply.payload.decode()
@@ -361,7 +351,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
                 request.page_token,
             )
         except RoostError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return admin_pb2.ListObjectsReply(
             objects=[info_to_pb(info) for info in page], next_page_token=token
         )
@@ -377,7 +367,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         try:
             detail = catalog.show_object(self._node.host, request.class_name, request.key)
         except RoostError as error:
-            await _abort(context, error)
+            await abort(context, error)
         if detail is None:
             return admin_pb2.ShowObjectReply()
         return admin_pb2.ShowObjectReply(
@@ -398,47 +388,27 @@ class Admin(admin_pb2_grpc.AdminServicer):
         try:
             found = await self._node.delete_object(request.class_name, request.key)
         except RoostError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return admin_pb2.DeleteObjectReply(found=found)
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: RoostError) -> None:  # type: ignore[type-arg]  # any pair
-    await _abort_status(context, *to_status(error))
-
-
-async def _abort_status(context: grpc.aio.ServicerContext, status: int, info: ErrorInfo) -> None:  # type: ignore[type-arg]  # any pair
-    code = _CODES.get(Status(status), grpc.StatusCode.UNKNOWN)
-    metadata = ((STATUS_HEADER, str(int(status))),)
-    await context.abort(code, info.message[:2000], trailing_metadata=metadata)
 
 
 class Server:
     """The gRPC server of a node: objects, admin, health, reflection."""
 
-    def __init__(self, node: Node, host: str, port: int, *, insecure: bool = False) -> None:
+    def __init__(
+        self, node: Node, host: str, port: int, *, insecure: bool = False, advertise: str = ""
+    ) -> None:
         self._node = node
+        self._advertise = advertise
         self._objects = Objects(node, trusted=is_loopback(host))
         self._host = host
         self._port = port
-        if not insecure and not is_loopback(host):
-            raise RoostError(
-                f"{host} can be reached by others, and there is no authentication yet: listen on "
-                f"127.0.0.1, or say --insecure if the network is yours alone"
-            )
-        self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
-                ("grpc.max_send_message_length", 2 * FRAME_BYTES_MAX),
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 15_000),
-                ("grpc.max_concurrent_streams", 4_096),
-            )
-        )
+        check_host(host, insecure=insecure)
+        self._server = grpc.aio.server(options=OPTIONS)
         objects_pb2_grpc.add_ObjectsServicer_to_server(self._objects, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(Admin(node), self._server)
+        self._map = MapService()
+        shard_map_pb2_grpc.add_MapServicer_to_server(self._map, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -448,13 +418,9 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Raises RoostError when the address cannot be had."""
-        try:
-            self.port = self._server.add_insecure_port(f"{self._host}:{self._port}")
-        except RuntimeError as error:
-            raise RoostError(
-                f"cannot listen on {self._host}:{self._port}: is another server running there? "
-                f"({error})"
-            ) from None
+        self.port = listen(self._server, self._host, self._port)
+        shards = self._node.shard_map(self._advertised())
+        self._map.publish(shards, ())
         await self._server.start()
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -462,6 +428,11 @@ class Server:
             "open sessions",
             lambda: len(self._objects.sessions),
         )
+
+    def _advertised(self) -> str:
+        """Where others reach this node; empty: where they found it."""
+        anywhere = self._host in ("0.0.0.0", "::", "[::]")
+        return self._advertise or ("" if anywhere else f"{self._host}:{self.port}")
 
     async def say_goodbye(self) -> None:
         """Tell everybody that this server drains; what is open is still answered."""
@@ -472,8 +443,3 @@ class Server:
     async def stop(self) -> None:
         """Hang up."""
         await self._server.stop(grace=0.2)
-
-
-def is_loopback(host: str) -> bool:
-    """Can nobody outside of this machine reach it?"""
-    return host in ("localhost", "::1", "[::1]") or host.startswith("127.")

@@ -25,10 +25,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 import roost
 from behaviour.conftest import serving
 from counter import Counter
-from roost_node.server import _CODES
+from roost.adapters.serving import CODES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "GRPC.md"
-VOLATILE = {"request_id", "created_ms", "changed_ms", "owner"}
+VOLATILE = {"request_id", "created_ms", "changed_ms", "owner", "position"}
 TYPES = {
     FieldDescriptor.TYPE_STRING: "string",
     FieldDescriptor.TYPE_BYTES: "bytes",
@@ -154,7 +154,7 @@ def test_health_says_when_a_server_drains(tmp_path: Path) -> None:
 def test_the_table_of_statuses_is_that_of_the_server() -> None:
     rows = re.findall(r"^\| `([A-Z_]+)` \| (.*) \|$", PAGE.read_text(), re.M)
     listed = {status: code for code, names in rows for status in re.findall(r"\w+", names)}
-    assert listed == {status.name: code.name for status, code in _CODES.items()}
+    assert listed == {status.name: code.name for status, code in CODES.items()}
 
 
 def test_a_stream_is_refused_by_invoke(tmp_path: Path) -> None:

@@ -28,3 +28,25 @@ def test_statuses_have_the_same_numbers_on_both_sides_of_the_door() -> None:
     assert states == {
         name: getattr(messages, name) for name in ("UNKNOWN", "RUNNING", "COMMITTED", "EXPIRED")
     }
+
+
+def test_the_closed_frames_are_the_frames_with_their_messages_closed() -> None:
+    from google.protobuf.descriptor import FieldDescriptor
+
+    from roost.v1 import forward_pb2, objects_pb2
+
+    for open_frame, closed in (
+        (objects_pb2.ClientFrame, forward_pb2.ClosedClientFrame),
+        (objects_pb2.ServerFrame, forward_pb2.ClosedServerFrame),
+    ):
+        theirs = {field.name: field for field in open_frame.DESCRIPTOR.fields}
+        ours = {field.name: field for field in closed.DESCRIPTOR.fields}
+        assert {n: f.number for n, f in theirs.items()} == {n: f.number for n, f in ours.items()}
+        for name, field in ours.items():
+            if field.type == FieldDescriptor.TYPE_BYTES:
+                # Closed: a middleman gives it another id by appending field 1.
+                message = theirs[name].message_type
+                assert message is not None
+                assert message.name == "Skip" or message.fields_by_number[1].name == "id"
+            else:
+                assert field.message_type == theirs[name].message_type

@@ -225,6 +225,7 @@ def info_to_pb(info: ObjectInfo) -> admin_pb2.ObjectInfo:
         version=info.version,
         owner=info.owner,
         live=info.live,
+        position=info.position,
     )
 
 
@@ -239,4 +240,5 @@ def info_from_pb(info: admin_pb2.ObjectInfo) -> ObjectInfo:
         info.version,
         info.owner,
         info.live,
+        info.position,
     )

@@ -29,6 +29,7 @@ class ObjectInfo:
     version: int
     owner: str
     live: bool
+    position: bytes = b""  # in lists: a page token that goes on after it
 
     @property
     def created_at(self) -> float:

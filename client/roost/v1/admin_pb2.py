@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14roost/v1/admin.proto\x12\x08roost.v1\"\x0f\n\rStatusRequest\"\xd1\x01\n\x0bStatusReply\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\x16\n\x0eserver_time_ms\x18\x04 \x01(\x04\x12\x12\n\nstarted_ms\x18\x05 \x01(\x04\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x13\n\x0b\x61\x63tivations\x18\x07 \x01(\x04\x12\x15\n\rcalls_running\x18\x08 \x01(\x04\x12\x14\n\x0c\x63\x61lls_queued\x18\t \x01(\x04\x12\x0e\n\x06shards\x18\n \x01(\r\"[\n\x12ListObjectsRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"\x97\x01\n\nObjectInfo\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\ncreated_ms\x18\x03 \x01(\x04\x12\x12\n\nchanged_ms\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x0c\n\x04live\x18\x08 \x01(\x08\"R\n\x10ListObjectsReply\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\"4\n\x11ShowObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"o\n\x0fShowObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\"\n\x04info\x18\x02 \x01(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x13\n\x0b\x66ields_json\x18\x03 \x01(\t\x12\x14\n\x0cstorage_rows\x18\x04 \x01(\x04\"6\n\x13\x44\x65leteObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\"\n\x11\x44\x65leteObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x32\x9c\x02\n\x05\x41\x64min\x12\x38\n\x06Status\x12\x17.roost.v1.StatusRequest\x1a\x15.roost.v1.StatusReply\x12G\n\x0bListObjects\x12\x1c.roost.v1.ListObjectsRequest\x1a\x1a.roost.v1.ListObjectsReply\x12\x44\n\nShowObject\x12\x1b.roost.v1.ShowObjectRequest\x1a\x19.roost.v1.ShowObjectReply\x12J\n\x0c\x44\x65leteObject\x12\x1d.roost.v1.DeleteObjectRequest\x1a\x1b.roost.v1.DeleteObjectReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14roost/v1/admin.proto\x12\x08roost.v1\"\x0f\n\rStatusRequest\"\xd1\x01\n\x0bStatusReply\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\x16\n\x0eserver_time_ms\x18\x04 \x01(\x04\x12\x12\n\nstarted_ms\x18\x05 \x01(\x04\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x13\n\x0b\x61\x63tivations\x18\x07 \x01(\x04\x12\x15\n\rcalls_running\x18\x08 \x01(\x04\x12\x14\n\x0c\x63\x61lls_queued\x18\t \x01(\x04\x12\x0e\n\x06shards\x18\n \x01(\r\"[\n\x12ListObjectsRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"\xa9\x01\n\nObjectInfo\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\ncreated_ms\x18\x03 \x01(\x04\x12\x12\n\nchanged_ms\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x0c\n\x04live\x18\x08 \x01(\x08\x12\x10\n\x08position\x18\t \x01(\x0c\"R\n\x10ListObjectsReply\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\"4\n\x11ShowObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"o\n\x0fShowObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\"\n\x04info\x18\x02 \x01(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x13\n\x0b\x66ields_json\x18\x03 \x01(\t\x12\x14\n\x0cstorage_rows\x18\x04 \x01(\x04\"6\n\x13\x44\x65leteObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\"\n\x11\x44\x65leteObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x32\x9c\x02\n\x05\x41\x64min\x12\x38\n\x06Status\x12\x17.roost.v1.StatusRequest\x1a\x15.roost.v1.StatusReply\x12G\n\x0bListObjects\x12\x1c.roost.v1.ListObjectsRequest\x1a\x1a.roost.v1.ListObjectsReply\x12\x44\n\nShowObject\x12\x1b.roost.v1.ShowObjectRequest\x1a\x19.roost.v1.ShowObjectReply\x12J\n\x0c\x44\x65leteObject\x12\x1d.roost.v1.DeleteObjectRequest\x1a\x1b.roost.v1.DeleteObjectReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,17 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTOBJECTSREQUEST']._serialized_start=263
   _globals['_LISTOBJECTSREQUEST']._serialized_end=354
   _globals['_OBJECTINFO']._serialized_start=357
-  _globals['_OBJECTINFO']._serialized_end=508
-  _globals['_LISTOBJECTSREPLY']._serialized_start=510
-  _globals['_LISTOBJECTSREPLY']._serialized_end=592
-  _globals['_SHOWOBJECTREQUEST']._serialized_start=594
-  _globals['_SHOWOBJECTREQUEST']._serialized_end=646
-  _globals['_SHOWOBJECTREPLY']._serialized_start=648
-  _globals['_SHOWOBJECTREPLY']._serialized_end=759
-  _globals['_DELETEOBJECTREQUEST']._serialized_start=761
-  _globals['_DELETEOBJECTREQUEST']._serialized_end=815
-  _globals['_DELETEOBJECTREPLY']._serialized_start=817
-  _globals['_DELETEOBJECTREPLY']._serialized_end=851
-  _globals['_ADMIN']._serialized_start=854
-  _globals['_ADMIN']._serialized_end=1138
+  _globals['_OBJECTINFO']._serialized_end=526
+  _globals['_LISTOBJECTSREPLY']._serialized_start=528
+  _globals['_LISTOBJECTSREPLY']._serialized_end=610
+  _globals['_SHOWOBJECTREQUEST']._serialized_start=612
+  _globals['_SHOWOBJECTREQUEST']._serialized_end=664
+  _globals['_SHOWOBJECTREPLY']._serialized_start=666
+  _globals['_SHOWOBJECTREPLY']._serialized_end=777
+  _globals['_DELETEOBJECTREQUEST']._serialized_start=779
+  _globals['_DELETEOBJECTREQUEST']._serialized_end=833
+  _globals['_DELETEOBJECTREPLY']._serialized_start=835
+  _globals['_DELETEOBJECTREPLY']._serialized_end=869
+  _globals['_ADMIN']._serialized_start=872
+  _globals['_ADMIN']._serialized_end=1156
 # @@protoc_insertion_point(module_scope)

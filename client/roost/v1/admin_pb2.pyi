@@ -124,6 +124,7 @@ class ObjectInfo(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
     key: _builtins.str
     created_ms: _builtins.int
@@ -136,6 +137,8 @@ class ObjectInfo(_message.Message):
     """the store's id"""
     live: _builtins.bool
     """has an activation now"""
+    position: _builtins.bytes
+    """in lists: its place in the order, and a page token that goes on after it"""
     def __init__(
         self,
         *,
@@ -147,10 +150,11 @@ class ObjectInfo(_message.Message):
         version: _builtins.int = ...,
         owner: _builtins.str = ...,
         live: _builtins.bool = ...,
+        position: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_ms", b"changed_ms", "class_name", b"class_name", "created_ms", b"created_ms", "key", b"key", "live", b"live", "owner", b"owner", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_ms", b"changed_ms", "class_name", b"class_name", "created_ms", b"created_ms", "key", b"key", "live", b"live", "owner", b"owner", "position", b"position", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,7 +66,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListObjects(self, request, context):
-        """A page of the catalog: objects of which something is stored, ordered by class, then key.
+        """A page of the catalog: objects of which something is stored, ordered by `position` (shard, class, key), which
+        means the same at every node: a router asks all and merges.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

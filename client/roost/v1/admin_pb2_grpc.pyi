@@ -16,7 +16,9 @@ class AdminStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusReply]
     ListObjects: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListObjectsRequest, _admin_pb2.ListObjectsReply]
-    """A page of the catalog: objects of which something is stored, ordered by class, then key."""
+    """A page of the catalog: objects of which something is stored, ordered by `position` (shard, class, key), which
+    means the same at every node: a router asks all and merges.
+    """
     ShowObject: _aio.UnaryUnaryMultiCallable[_admin_pb2.ShowObjectRequest, _admin_pb2.ShowObjectReply]
     DeleteObject: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteObjectRequest, _admin_pb2.DeleteObjectReply]
 
@@ -34,7 +36,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListObjectsRequest,
         context: _aio.ServicerContext[_admin_pb2.ListObjectsRequest, _abc.Awaitable[_admin_pb2.ListObjectsReply]],
     ) -> _abc.Awaitable[_admin_pb2.ListObjectsReply]:
-        """A page of the catalog: objects of which something is stored, ordered by class, then key."""
+        """A page of the catalog: objects of which something is stored, ordered by `position` (shard, class, key), which
+        means the same at every node: a router asks all and merges.
+        """
 
     @_abc_1.abstractmethod
     def ShowObject(

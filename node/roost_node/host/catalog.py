@@ -36,7 +36,7 @@ def list_objects(
     for shard in range(first, host.store.shards):
         low, high = layout.objects_range(shard, class_name, prefix)
         for key, raw in host.store.iterate(max(low, start), high):
-            page.append(_info(host, key, raw))
+            page.append(_info(host, key, raw, position=key))
             if len(page) == limit:
                 return page, key
     return page, b""
@@ -61,7 +61,7 @@ def show_object(host: Host, class_name: str, key: str) -> ObjectDetail | None:
     return ObjectDetail(info, msgspec.json.encode(fields).decode(), rows)
 
 
-def _info(host: Host, key: bytes, raw: bytes) -> ObjectInfo:
+def _info(host: Host, key: bytes, raw: bytes, position: bytes = b"") -> ObjectInfo:
     class_name, name = layout.read_record_key(key)
     record = records.decode_object(raw)
     return ObjectInfo(
@@ -73,4 +73,5 @@ def _info(host: Host, key: bytes, raw: bytes) -> ObjectInfo:
         record.version,
         host.store.store_id,
         (class_name, name) in host.activations,
+        position,
     )
