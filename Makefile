@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 30
 SEEDS ?= 2000
-.PHONY: demo test check fmt proto crash sim bench clean
+.PHONY: demo test check fmt proto docs crash sim bench clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ fmt: .venv/ready
 
 proto: .venv/ready
 	$(BIN)/python proto/generate.py
+
+docs: .venv/ready
+	$(BIN)/python docs/generate.py
 
 crash: .venv/ready
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/crash --rounds=$(ROUNDS)
