@@ -100,6 +100,9 @@ class ObjectError(RoostError):
     `type`: the name of the exception's class. `traceback`: its text, for trusted callers only.
     """
 
+    type: str = "ObjectError"  # also where a subclass does not call this constructor
+    traceback: str = ""
+
     def __init__(
         self,
         message: str = "",
@@ -128,7 +131,7 @@ class ApplicationError(ObjectError):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        name = cls.__name__
+        name = cls.type = cls.__name__
         other = ApplicationError.known.get(name, cls)
         # Two classes of one name cannot be told apart by name (unless one is the other, reloaded).
         same = other is not None and other.__qualname__ == cls.__qualname__

@@ -112,6 +112,12 @@ class Arguments:
             raise InvalidArgumentError(self._explain(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidArgumentError(f"{self._name}: malformed arguments: {error}") from None
+        except InvalidArgumentError:
+            raise
+        except Exception as error:  # the users' types check themselves, and may raise anything
+            raise InvalidArgumentError(
+                f"{self._name}: the type of an argument refused it: {error!r}"
+            ) from None
         return [getattr(value, field) for field in value.__struct_fields__]
 
     def _all_named(self, raw: bytes, json: bool) -> bytes:

@@ -54,6 +54,7 @@ _STATUSES = {error: status for status, error in _CLASSES.items()}
 _EFFECT: dict[TookEffect, int] = {"no": NO_EFFECT, "maybe": MAYBE_EFFECT, "yes": TOOK_EFFECT}
 _EFFECT_BACK: tuple[TookEffect, ...] = ("no", "maybe", "yes")
 TEXT_MAX = 16 * 1024
+DATA_BYTES_MAX = 64 * 1024  # of an application error's arguments: an error is no way to send state
 
 
 def to_status(error: BaseException) -> tuple[Status, ErrorInfo]:
@@ -74,7 +75,9 @@ def to_status(error: BaseException) -> tuple[Status, ErrorInfo]:
         try:
             data = msgspec.msgpack.encode(error.args)
         except (TypeError, ValueError, OverflowError):
-            data = msgspec.msgpack.encode([str(a) for a in error.args])
+            data = msgspec.msgpack.encode([_cut(str(a)) for a in error.args])
+        if len(data) > DATA_BYTES_MAX:
+            data = msgspec.msgpack.encode([_cut(error.message)])
     elif isinstance(error, ObjectError):
         type_name = error.type
     if isinstance(error, ObjectError):

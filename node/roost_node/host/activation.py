@@ -18,6 +18,7 @@ from roost.context import Context, DeactivationReason, current_call
 from roost.errors import (
     OverloadedError,
     ReadOnlyError,
+    RoostError,
     StaleCallError,
     StateMismatchError,
     TooLargeError,
@@ -30,6 +31,7 @@ from roost_node.core.dedup import minute_of
 from roost_node.core.input_gate import InputGate
 from roost_node.core.lifecycle import ActivationState
 from roost_node.core.log import DeleteRange, Op
+from roost_node.host.blame import blame_code
 from roost_node.host.call import ActiveCall
 from roost_node.host.object_port import ObjectPort
 from roost_node.host.shard import Shard
@@ -126,7 +128,12 @@ class Activation:
         self.loading = version < spec.version or self._has_hook("on_activate")
         self._migrated: dict[str, bytes] | None = None
         if version < spec.version:
-            self._migrated = spec.migrate(fields, version)
+            try:
+                self._migrated = spec.migrate(fields, version)
+            except RoostError:
+                raise
+            except Exception as error:
+                raise blame_code(f"a @migrate of {spec.name}/{self.key}", error) from error
             self.size_bytes += sum(map(len, self._migrated.values())) - sum(
                 map(len, fields.values())
             )

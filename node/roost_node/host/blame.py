@@ -35,12 +35,27 @@ def blame(active: ActiveCall, error: BaseException) -> RoostError:
     """The error for the reply; its `.type` names what the code raised."""
     if isinstance(error, KEPT):
         return error
+    return blame_code(f"{active}", error)
+
+
+def blame_code(where: str, error: BaseException) -> ObjectError:
+    """The error of a caller whose object's code raised at `where`."""
     name = type(error).__name__
     text = "".join(traceback.format_exception(error))
-    return ObjectError(f"{active} raised {name}: {error}", type=name, traceback=text)
+    return ObjectError(f"{where} raised {name}: {_text(error)}", type=name, traceback=text)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the user's own `__str__`
+        return "(its text cannot be had)"
 
 
 def failure(error: RoostError) -> tuple[int, bytes, ErrorInfo]:
     """Status, payload and error of the reply that says so."""
-    status, info = to_status(error)
+    try:
+        status, info = to_status(error)
+    except Exception:  # a user's own error, with arguments that cannot be shown
+        status, info = to_status(blame_code("the call", error))
     return int(status), b"", info

@@ -94,6 +94,7 @@ class ActiveCall:
         "credit",
         "credit_waiter",
         "deadline_ms",
+        "doomed",
         "entered",
         "exclusive_depth",
         "inside",
@@ -136,6 +137,7 @@ class ActiveCall:
         self.exclusive_depth = 0
         self.bucket = -1
         self.cancelled: Cancelled | None = None
+        self.doomed: Exception | None = None  # why its last stretch could not be kept
         self.joined: list[tuple[Sink, int]] | None = None
         self.child_counts: dict[bytes, int] | None = None
         self.context: Context | None = None

@@ -67,8 +67,8 @@ class Turns:
             if method.streams:
                 return run_stream(host, active, method.function(activation.instance, *arguments))
             coroutine: Coroutine[Any, Any, Any] = method.function(activation.instance, *arguments)
-        except RoostError as error:
-            self.fail(active, error, by_host=True)
+        except Exception as error:
+            self.fail(active, error, by_host=isinstance(error, RoostError))
             return None
         return coroutine
 
@@ -173,6 +173,8 @@ class Turns:
     def _shown(self, active: ActiveCall, error: BaseException) -> RoostError:
         """The error that the caller is to see."""
         cancelled = active.cancelled
+        if active.doomed is not None:
+            error, cancelled = active.doomed, None
         took_effect = "maybe" if active.started_entry else "no"
         if cancelled is Cancelled.DEADLINE:
             waits = f" while it waited for {active.waits_for}" if active.waits_for else ""
@@ -229,7 +231,7 @@ class Turns:
             # The stretch cannot be kept, and its code cannot be told before it runs again.
             active.activation.roll_back()
             active.cancelled = Cancelled.RESET
-            active.waits_for = str(error)
+            active.doomed = error
             if active.task is not None:
                 active.task.cancel()
         self._leave(active)

@@ -16,6 +16,7 @@ import contextlib
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from roost_node.host.call import ActiveCall, Stage
@@ -38,6 +39,7 @@ class Workers:
         self._idle: list[asyncio.Future[None]] = []
         self._awake = 0  # workers that will look into `ready` without being woken
         self._closed = False
+        self._context = copy_context()  # of no call: variables that users set never get into it
         self.ready: deque[ActiveCall] = deque()
 
     def start(self, active: ActiveCall) -> None:
@@ -64,7 +66,7 @@ class Workers:
                 return
         work = self._work()
         try:
-            self._tasks.create_task(work)
+            self._tasks.create_task(work, context=self._context.copy())
         except RuntimeError:  # the task group is ending: so is everything here
             work.close()
 
@@ -108,14 +110,23 @@ class Workers:
                     since = time()
                 count += 1
                 if count % CHECK_EVERY == 0 and time() - since > SLICE_S:
-                    await asyncio.sleep(0)
+                    try:
+                        await asyncio.sleep(0)
+                    except asyncio.CancelledError:  # meant for a call that has ended
+                        self._retire()
+                        raise
                     since = time()
             self._awake -= 1
             if self._closed or len(self._idle) >= SPARE_WORKERS_MAX:
                 return
             waiter = self._loop.create_future()
             self._idle.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if not waiter.cancelled():  # it had just been woken: another must do the work
+                    self._retire()
+                raise
             if self._closed and not ready:
                 return
 
