@@ -5,7 +5,7 @@ The node is found by entry point and never imported from here, so a client alone
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,8 @@ from roost.adapters.transport import Transport
 from roost.client import Cluster
 from roost.errors import InvalidArgumentError, RoostError
 from roost.options import DEADLINE_S
+
+NO_SERVER = "this installation can call objects and not serve them: pip install 'roost[server]'"
 
 
 class Local:
@@ -56,7 +58,15 @@ def local(*classes: type[Any], path: str | Path | None = None, **settings: Any) 
     return Local(classes, path, settings)
 
 
+def load_server(entry: EntryPoint) -> Any:
+    """What a server's entry point names. Raises RoostError where only the client was installed."""
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        raise RoostError(f"{NO_SERVER} ({error.name} is missing)") from error
+
+
 def _embedded() -> Any:
     for entry in entry_points(group="roost.embedded", name="node"):
-        return entry.load()
-    raise RoostError("this installation has no node: pip install 'roost[server]'")
+        return load_server(entry)
+    raise RoostError(NO_SERVER)

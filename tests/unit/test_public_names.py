@@ -33,6 +33,31 @@ def test_every_public_name_has_a_docstring() -> None:
         assert getattr(roost, name).__doc__, name
 
 
+def test_where_only_the_client_is_installed_serving_says_what_to_install() -> None:
+    code = (
+        "import asyncio, sys\n"
+        "sys.modules['rocksdict'] = sys.modules['uvloop'] = None  # as if they were not there\n"
+        "import roost\n"
+        "from roost.cli import main\n"
+        "class Counter(roost.DurableObject):\n"
+        "    count: int = 0\n"
+        "async def serve():\n"
+        "    async with roost.local(Counter): pass\n"
+        "try: asyncio.run(serve())\n"
+        "except roost.RoostError as error: print(error)\n"
+        "main()"
+    )
+    for words, status, said in (
+        (["dev", "app.py"], 2, "No such command 'dev'. But this installation can call objects"),
+        (["status", "--help"], 0, ""),
+    ):
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert "pip install 'roost[server]'" in done.stdout
+        assert said in " ".join(done.stderr.split())
+
+
 def test_a_client_alone_imports_no_server() -> None:
     code = (
         "import roost, sys; "

@@ -9,6 +9,23 @@ import click
 
 from roost.cli.output import fail
 from roost.errors import RoostError
+from roost.local import load_server
+
+
+class _Commands(click.Group):
+    """The commands; where some could not be loaded, whoever asks for them is told why."""
+
+    missing = ""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if not self.missing:
+                raise
+            raise click.UsageError(f"{error.message} But {self.missing}", ctx) from None
 
 
 def build() -> click.Group:
@@ -16,7 +33,7 @@ def build() -> click.Group:
     from roost import __version__
     from roost.cli import bench, calls, objects
 
-    group = click.Group(
+    group = _Commands(
         "roost",
         help="Durable objects for Python, on machines you own.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -25,7 +42,10 @@ def build() -> click.Group:
     for command in (calls.call, calls.status, objects.objects, bench.bench):
         group.add_command(command)
     for entry in entry_points(group="roost.commands"):
-        entry.load()(group)
+        try:
+            load_server(entry)(group)
+        except RoostError as error:
+            group.missing = error.message
     return group
 
 

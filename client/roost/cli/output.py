@@ -59,9 +59,11 @@ def run(address: str, timeout: float, work: Callable[[Cluster], Coroutine[Any, A
 def fail(error: RoostError) -> None:
     """Show an error on standard error."""
     console = Console(stderr=True, highlight=False)
-    console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+    console.print(
+        f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
+    )  # one line in a pipe, whatever its length
     if isinstance(error, ObjectError) and error.traceback:
-        console.print(error.traceback, style="dim", markup=False)
+        console.print(error.traceback, style="dim", markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
