@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_node.core.log import DEDUP_WINDOW_MS, DeleteRange, Head, LogClock, ShardLog
+from roost_node.core.log import DEDUP_WINDOW_MS, DeleteRange, Head, LogClock, Op, ShardLog
 
 HOUR_MS = 3_600_000
 
@@ -70,3 +70,22 @@ def test_log_time_never_runs_back(last_ms: int, readings: list[int]) -> None:
     clock = LogClock(last_ms, readings[0] if readings else 0)
     times = [last_ms, *(clock.read(now) for now in readings)]
     assert times == sorted(times)
+
+
+def test_an_object_that_is_never_idle_does_not_hold_what_is_in_the_state_already() -> None:
+    log = ShardLog(0, Head(), 1, 0)
+    for number in range(20_000):
+        ops: list[Op] = [(b"record", b"%d" % number), (b"request-%d" % number, b"answer")]
+        if number % 3 == 0:
+            ops.insert(0, DeleteRange(b"row-", b"row."))
+        log.append(b"busy", ops, 10)
+        log.on_durable(max(0, log.last - 5))  # there is always a younger entry
+    group = log.group(b"busy")
+    assert group is not None
+    assert len(group.rows) + len(group.ranges) < 1000
+    assert group.get(b"record") == (b"19999",)
+    for number in range(19_996, 20_000):
+        assert group.get(b"request-%d" % number) == (b"answer",)
+    assert group.get(b"row-x") == (None,)  # 19,998 deleted it, and is not durable
+    log.on_durable(log.last)
+    assert log.group(b"busy") is None

@@ -20,6 +20,7 @@ import msgspec
 HASH_BYTES = 16
 DEDUP_WINDOW_MS = 10 * 60 * 1000
 AHEAD_MS_MAX = 60 * 1000
+GROUP_ROWS_MIN = 256  # below it nobody looks what could be forgotten
 
 
 class DeleteRange(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -157,8 +158,12 @@ class ShardLog:
         while uncommitted and uncommitted[0].index <= index:
             entry = uncommitted.popleft()
             rows = self._groups.get(entry.group)
-            if rows is not None and rows.last <= index:
+            if rows is None:
+                continue
+            if rows.last <= index:
                 del self._groups[entry.group]
+            elif rows.is_long:
+                rows.forget(index)
         if index > self.committed:
             self.committed = index
 
@@ -174,19 +179,20 @@ class ShardLog:
 class Group:
     """Rows of one object in entries that may not be in the state yet: they go before it (L4)."""
 
-    __slots__ = ("last", "ranges", "rows")
+    __slots__ = ("_long_at", "last", "ranges", "rows")
 
     def __init__(self) -> None:
         self.last = 0
         self.rows: dict[bytes, tuple[bytes | None, int]] = {}
-        self.ranges: list[DeleteRange] = []
+        self.ranges: list[tuple[DeleteRange, int]] = []
+        self._long_at = GROUP_ROWS_MIN
 
     def delete_range(self, deleted: DeleteRange, index: int) -> None:
         """Hide the range, also the rows written into it before."""
         for key in self.rows:
             if deleted.start <= key < deleted.end:
                 self.rows[key] = (None, index)
-        self.ranges.append(deleted)
+        self.ranges.append((deleted, index))
 
     def get(self, key: bytes) -> tuple[bytes | None] | None:
         """(value,) or (None,) for a deleted row; None: look into the state."""
@@ -199,4 +205,16 @@ class Group:
 
     def hides(self, key: bytes) -> bool:
         """Did a range delete take the row that the state may still have?"""
-        return any(deleted.start <= key < deleted.end for deleted in self.ranges)
+        return any(deleted.start <= key < deleted.end for deleted, _ in self.ranges)
+
+    @property
+    def is_long(self) -> bool:
+        """An object that always has an uncommitted entry: what is committed is to be forgotten."""
+        return len(self.rows) + len(self.ranges) >= self._long_at
+
+    def forget(self, index: int) -> None:
+        """Everything up to `index` is in the state."""
+        self.rows = {key: row for key, row in self.rows.items() if row[1] > index}
+        self.ranges = [deleted for deleted in self.ranges if deleted[1] > index]
+        # Twice what is left: so forgetting costs each row a constant, however many there are.
+        self._long_at = max(GROUP_ROWS_MIN, 2 * (len(self.rows) + len(self.ranges)))

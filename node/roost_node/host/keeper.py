@@ -30,6 +30,7 @@ SWEEP_SHARDS = 16
 COUNT_ROWS = 256  # records found on opening that are counted in one go
 COUNT_ROWS_EMPTY = 4  # what looking at a shard costs, in rows
 COUNT_BYTES = 2**20
+NOBODY = b""  # no object reads an entry of the keeper back
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -123,24 +124,28 @@ class Keeper:
             host.refuse_writes = None
 
     def _sweep_records(self, now_ms: int) -> None:
-        """Drop buckets of records whose window is over (L5), some shards at a time."""
+        """Drop buckets of records whose window is over (L5), some shards at a time.
+
+        By an entry of the shard, because that carries the log time to the disk: if a restart took log
+        time back to before the drop, a request whose record is gone would count as young, and run again.
+        """
         host = self._host
         shards = host.objects.shards()
-        if not shards:
-            return
-        ops: list[DeleteRange] = []
-        swept: list[tuple[Shard, int]] = []
         for step in range(min(SWEEP_SHARDS, len(shards))):
             shard = shards[(self._sweep_at + step) % len(shards)]
             minute = droppable_before(shard.log.time_ms(now_ms))
-            if minute > shard.swept_minute:
-                ops.append(DeleteRange(*layout.dedup_minutes(shard.id, 0, minute)))
-                swept.append((shard, minute))
+            if minute <= shard.swept_minute:
+                continue
+            shard.swept_minute = minute
+            shard.kept.drop_before(minute)
+            doomed = DeleteRange(*layout.dedup_minutes(shard.id, 0, minute))
+            try:
+                found = next(host.store.iterate(doomed.start, doomed.end), None) is not None
+            except CorruptionError:
+                found = True  # deleting needs no reading
+            if found:
+                host.committer.add(shard, shard.log.append(NOBODY, [doomed], now_ms))
         self._sweep_at += SWEEP_SHARDS
-        if ops and host.store.write(ops):  # else the store was busy: next time
-            for shard, minute in swept:
-                shard.swept_minute = minute
-                shard.kept.drop_before(minute)
 
     def _count_records(self) -> None:
         """What earlier processes kept counts too, as soon as it has been looked at: a page a tick."""

@@ -124,7 +124,7 @@ class Shard:
             )
         stored = self._store.iterate(start, end, reverse=reverse)
         if rows is not None and rows.ranges:
-            ranges = tuple(rows.ranges)
+            ranges = tuple(deleted for deleted, _ in rows.ranges)
             stored = (row for row in stored if not any(r.start <= row[0] < r.end for r in ranges))
         if not younger:
             return stored
