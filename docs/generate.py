@@ -1,18 +1,25 @@
 """Write the tables of the documentation that come from the code: `make docs`.
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares.
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. `--check`, a part of `make check`, says what
+is stale and writes nothing.
 """
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import dataclasses
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from roost_node.__main__ import HIDDEN
 from roost_node.config import Limits, NodeConfig
+from roost_node.node import Node
+from roost_node.server import Server
 
 HERE = Path(__file__).resolve().parent
 UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -58,9 +65,34 @@ def knobs(*groups: type) -> str:
     return "\n".join(rows)
 
 
+def metrics() -> str:
+    """Every metric of a node that serves: its name, kind and help text."""
+
+    def fatal(error: BaseException) -> None:
+        raise error
+
+    async def served() -> str:
+        rows = ["| metric | kind | what it is |", "| --- | --- | --- |"]
+        with tempfile.TemporaryDirectory() as path:
+            async with Node(Path(path), {}, fatal) as node:
+                server = Server(node, "127.0.0.1", 0)
+                await server.start()
+                for family in node.telemetry.collect():
+                    name = family.name + ("_total" if family.type == "counter" else "")
+                    labels = "{" + LABELS[name] + "}" if name in LABELS else ""
+                    rows.append(f"| `{name}{labels}` | {family.type} | {family.documentation} |")
+                await server.stop()
+        return "\n".join(rows)
+
+    return asyncio.run(served())
+
+
+LABELS = {"roost_calls_total": "status", "roost_rejections_total": "reason"}
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "limits": ("OPERATIONS.md", lambda: knobs(Limits)),
     "process": ("OPERATIONS.md", lambda: knobs(NodeConfig)),
+    "metrics": ("OPERATIONS.md", metrics),
 }
 
 
@@ -81,6 +113,34 @@ def pages() -> Iterable[Path]:
     return sorted({HERE / where for where, _ in TABLES.values()})
 
 
+def variants() -> set[str]:
+    """Names of the broken versions that the simulation must catch."""
+    names: set[str] = set()
+    for path in (HERE.parent / "tests" / "simulation").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "VARIANTS":
+                assert isinstance(node.value, ast.List)
+                names |= {ast.unparse(element) for element in node.value.elts}
+    return names
+
+
+def problems() -> list[str]:
+    """What is stale."""
+    found = [
+        f"docs/{path.name} is stale: run `make docs`"
+        for path in pages()
+        if fill(path.name, path.read_text()) != path.read_text()
+    ]
+    rows = re.findall(r"^\| [A-Z]\d.*? \| `(\w+)` \|", (HERE / "TESTING.md").read_text(), re.M)
+    found += [
+        f"docs/TESTING.md: the table of broken versions and tests/simulation differ in {name}"
+        for name in sorted(variants() ^ set(rows))
+    ]
+    return found
+
+
 if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit("\n".join(problems()) or 0)
     for path in pages():
         path.write_text(fill(path.name, path.read_text()))
