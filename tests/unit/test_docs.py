@@ -28,7 +28,9 @@ def pages() -> list[Path]:
         check=False,
     ).stdout.split()
     paths = [ROOT / name for name in listed] or [
-        path for path in ROOT.rglob("*.md") if not any(p.startswith(".") for p in path.parts)
+        path
+        for path in ROOT.rglob("*.md")
+        if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
     ]
     return [path for path in paths if path.exists()]
 
@@ -75,6 +77,15 @@ def test_every_test_that_the_documentation_names_exists() -> None:
                 missing.append(f"{page.relative_to(ROOT)}: {path}::{name}")
     assert not missing
     assert count, "no page names a test"
+
+
+def test_every_rule_that_the_code_cites_exists() -> None:
+    rules = set(re.findall(r"^- \*\*([OPRLMHF]\d)\*\*", (DOCS / "PROTOCOL.md").read_text(), re.M))
+    assert len(rules) >= 40
+    for folder in ("client", "node", "router", "tests/simulation", "tests/simulator"):
+        for path in (ROOT / folder).rglob("*.py"):
+            cited = set(re.findall(r"\b[OPRLMHF]\d\b", path.read_text()))
+            assert cited <= rules, path
 
 
 def generator() -> Any:
