@@ -29,7 +29,7 @@ from roost.options import (
     RECONNECT_S_MIN,
     STREAM_CREDIT,
 )
-from roost.stub import Stub, make_stub, stub_of
+from roost.stub import Order, Stub, make_stub, stub_of
 from roost.wire.codec import decode_any, encode_arguments
 from roost.wire.messages import (
     COMMITTED,
@@ -91,8 +91,10 @@ class _Pending(Waiting):
 
     __slots__ = ("future",)
 
-    def __init__(self, call: Call | Query, future: asyncio.Future[Reply | Outcome]) -> None:
-        super().__init__(call)
+    def __init__(
+        self, call: Call | Query, order: Order | None, future: asyncio.Future[Reply | Outcome]
+    ) -> None:
+        super().__init__(call, order)
         self.future = future
 
     def end(self, reply: Reply | Outcome) -> None:
@@ -112,8 +114,8 @@ class _Stream(Waiting):
 
     __slots__ = ("_loop", "_waiter", "arrived", "error")
 
-    def __init__(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(call)
+    def __init__(self, call: Call, order: Order, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(call, order)
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
         self.arrived: deque[Item | Reply] = deque()
@@ -253,16 +255,13 @@ class Cluster:
         if self._closed:
             raise UnavailableError("the client is closed")
         call = self._call(stub, method, args, kwargs)
-        order = stub._order
-        pending = _Pending(call, self._loop.create_future())
-        self._session.start(pending, order.oldest())
+        pending = _Pending(call, stub._order, self._loop.create_future())
+        self._session.start(pending)
         try:
             reply = await pending.future
         except asyncio.CancelledError:
             self._session.give_up(pending)
             raise
-        finally:
-            order.end(call.sequence)
         assert isinstance(reply, Reply)
         if reply.status:
             raise to_error(reply.status, reply.error)
@@ -279,10 +278,9 @@ class Cluster:
             raise UnavailableError("the client is closed")
         call = self._call(stub, method, args, kwargs)
         call.credit = STREAM_CREDIT
-        stream = _Stream(call, self._loop)
-        order = stub._order
+        stream = _Stream(call, stub._order, self._loop)
         known = stub._spec.methods[method] if stub._spec is not None else None
-        self._session.start(stream, order.oldest())
+        self._session.start(stream)
         taken = 0
         try:
             while True:
@@ -297,7 +295,6 @@ class Cluster:
                     taken = 0
                 yield known.decode_result(message.payload) if known else decode_any(message.payload)
         finally:
-            order.end(call.sequence)
             self._session.give_up(stream)
 
     def _call(self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -343,9 +340,10 @@ class Cluster:
         target = stub_of(stub)
         pending = _Pending(
             Query(0, target._class_name, target._key, request_id.bytes),
+            None,
             self._loop.create_future(),
         )
-        self._session.start(pending, 0)
+        self._session.start(pending)
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await pending.future

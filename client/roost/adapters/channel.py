@@ -20,6 +20,7 @@ from roost.adapters.translate import (
 )
 from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
 from roost.errors import RoostError, UnavailableError
+from roost.options import RECONNECT_S_MAX, RECONNECT_S_MIN
 from roost.v1 import admin_pb2, admin_pb2_grpc, objects_pb2, objects_pb2_grpc
 from roost.wire.messages import FRAME_BYTES_MAX, WIRE_VERSION, ErrorInfo, Status, ToServer
 from roost.wire.status import to_error
@@ -77,23 +78,35 @@ class ChannelTransport:
         self._closed = False
 
     async def open(self, receiver: Receiver) -> Opened:
-        """Connect to the first address that answers, beginning with the last good one."""
-        failures: list[str] = []
-        for step in range(len(self._addresses)):
-            at = (self._at + step) % len(self._addresses)
-            address = self._addresses[at]
-            try:
-                opened = await self._open(address, receiver)
-            except (grpc.aio.AioRpcError, TimeoutError, OSError) as error:
-                await self._drop()
-                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
-                failures.append(f"{address}: {why}")
-                continue
-            self._at = at
-            return opened
-        raise UnavailableError(
-            f"no server answers ({'; '.join(failures)}): is it running, and is the address right?"
-        )
+        """Connect to the first address that answers, beginning behind the one that broke.
+
+        Goes round them until the time is over: a server that is just being started is waited for,
+        and one that refuses costs no time while another answers.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._timeout_s * len(self._addresses)
+        pause_s = RECONNECT_S_MIN
+        while True:
+            failures: list[str] = []
+            for step in range(len(self._addresses)):
+                at = (self._at + step) % len(self._addresses)
+                address = self._addresses[at]
+                try:
+                    opened = await self._open(address, receiver)
+                except (grpc.aio.AioRpcError, TimeoutError, OSError, UnavailableError) as error:
+                    await self._drop()
+                    why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                    failures.append(f"{address}: {why or 'no answer'}")
+                    continue
+                self._at = at + 1
+                return opened
+            if loop.time() + pause_s >= end:
+                raise UnavailableError(
+                    f"no server answers ({'; '.join(failures)}): is it running, and is the address "
+                    f"right?"
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECONNECT_S_MAX)
 
     async def _open(self, address: str, receiver: Receiver) -> Opened:
         await self._drop()
@@ -107,14 +120,14 @@ class ChannelTransport:
         self._channel = channel
         stub = objects_pb2_grpc.ObjectsStub(channel)
         async with asyncio.timeout(self._timeout_s):
-            await channel.channel_ready()
+            await ready(channel)
             stream = stub.Session(metadata=self._metadata)
             hello = objects_pb2.Hello(client=self._client, wire_version=WIRE_VERSION)
             await stream.write(objects_pb2.ClientFrame(hello=hello))
             frame = await stream.read()
             if not isinstance(frame, objects_pb2.ServerFrame):
                 # The stream ended instead: its status says why.
-                raise UnavailableError(f"{address}: {await stream.details()}")
+                raise UnavailableError(await stream.details())
         welcome = frame.welcome
         self._queue = []
         self._more = asyncio.Event()
@@ -244,6 +257,17 @@ class _Link:
         if not self._lost and not self._transport._closed:
             self._lost = True
             self._receiver.on_lost(reason)
+
+
+async def ready(channel: grpc.aio.Channel) -> None:
+    """Wait until it is connected. Raises OSError as soon as the server is known not to be there."""
+    while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        if state in (
+            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+            grpc.ChannelConnectivity.SHUTDOWN,
+        ):
+            raise OSError("cannot be connected to")
+        await channel.wait_for_state_change(state)
 
 
 def batches(messages: list[ToServer]) -> list[list[ToServer]]:

@@ -12,6 +12,7 @@ the call here even when no answer comes, a moment after the owner would have sai
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from roost.errors import DeadlineExceededError, OutcomeUnknownError, RoostError
 from roost.wire.deadlines import Deadlines
@@ -24,13 +25,24 @@ ANSWER_SLACK_MS = 40  # the owner's own word on a deadline is worth waiting for
 STREAM_BROKE = "the connection broke while the stream was open, after items had arrived"
 
 
+class StubOrder(Protocol):
+    """The calls of one stub that are not finished."""
+
+    def oldest(self) -> int:
+        """The lowest sequence of them."""
+
+    def end(self, sequence: int) -> None:
+        """One is finished."""
+
+
 class Waiting:
     """A call that is not finished. The shell derives from it."""
 
-    __slots__ = ("attempts", "bucket", "call", "done", "got_items", "retry_bucket", "why")
+    __slots__ = ("attempts", "bucket", "call", "done", "got_items", "order", "retry_bucket", "why")
 
-    def __init__(self, call: Call | Query) -> None:
+    def __init__(self, call: Call | Query, order: StubOrder | None = None) -> None:
         self.call = call
+        self.order = order
         self.attempts = 0
         self.bucket = -1
         self.retry_bucket = -1
@@ -63,11 +75,10 @@ class CallSession:
         self._retries: Deadlines[Waiting] = Deadlines()
         self.outgoing: list[ToServer] = []
 
-    def start(self, waiting: Waiting, oldest: int) -> None:
+    def start(self, waiting: Waiting) -> None:
         """Send a new call."""
         call = waiting.call
         if isinstance(call, Call):
-            call.oldest = oldest
             waiting.bucket = self._deadlines.add(waiting, call.deadline_ms + ANSWER_SLACK_MS)
         self._send(waiting)
 
@@ -75,6 +86,10 @@ class CallSession:
         self._next_id += 1
         call = waiting.call
         call.id = self._next_id
+        order = waiting.order
+        if order is not None:
+            # Of now: an owner that knows nothing of this stub would wait for what is finished here.
+            call.oldest = order.oldest()  # type: ignore[union-attr]  # a Query has no order
         waiting.attempts += 1
         self._open[call.id] = waiting
         outgoing = self.outgoing
@@ -195,6 +210,8 @@ class CallSession:
 
     def _forget(self, waiting: Waiting) -> None:
         waiting.done = True
+        if waiting.order is not None:
+            waiting.order.end(waiting.call.sequence)  # type: ignore[union-attr]  # likewise
         if waiting.bucket >= 0:
             self._deadlines.discard(waiting, waiting.bucket)
             waiting.bucket = -1
