@@ -361,7 +361,7 @@ class Cluster:
         if answer.state == COMMITTED:
             if answer.status:
                 return Committed(None, to_error(answer.status, answer.error))
-            return Committed(decode_any(answer.payload))
+            return Committed(decode_any(answer.payload, answer.encoding))
         if answer.status:
             raise to_error(answer.status, answer.error)
         return Unknown()

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import roost
@@ -54,6 +55,80 @@ def test_shutdown_runs_on_deactivate_and_keeps_what_it_wrote(tmp_path: Path) -> 
 
     assert asyncio.run(once()) == (1, "", 1)
     assert asyncio.run(once()) == (2, "shutdown", 1)
+
+
+def test_on_deactivate_has_a_bound_on_its_time(run: Run) -> None:
+    class Clinging(DurableObject, idle_after=0.02):
+        value: int = 0
+
+        async def add(self) -> int:
+            self.value += 1
+            return self.value
+
+        async def on_deactivate(self, reason: DeactivationReason) -> None:
+            self.value += 100
+            await asyncio.sleep(60)
+
+    async def scenario(cluster: roost.Cluster) -> None:
+        clinging = cluster.object(Clinging, "c")
+        assert await clinging.add() == 1
+        while (await cluster.status()).activations:
+            await asyncio.sleep(0.02)
+        assert await clinging.add() == 2  # what the hook wrote went with it
+
+    run(scenario, Clinging, hook_s=0.1)
+
+
+def test_calls_and_deletes_that_come_while_an_object_leaves_wait_for_it(run: Run) -> None:
+    class Slow(DurableObject, idle_after=0.02):
+        value: int = 0
+        leaving = 0
+
+        async def add(self) -> int:
+            self.value += 1
+            return self.value
+
+        async def on_deactivate(self, reason: DeactivationReason) -> None:
+            Slow.leaving += 1
+            await asyncio.sleep(0.2)
+            Slow.leaving -= 1
+
+    async def scenario(cluster: roost.Cluster) -> None:
+        slow = cluster.object(Slow, "s")
+        assert await slow.add() == 1
+        while not Slow.leaving:
+            await asyncio.sleep(0.01)
+        assert await slow.add() == 2
+        while not Slow.leaving:
+            await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(cluster.delete(Slow, "s"), 10)
+        assert await slow.add() == 1
+
+    run(scenario, Slow)
+
+
+def test_a_delete_that_waits_for_a_failing_activation_is_told(run: Run) -> None:
+    class Never(DurableObject):
+        waking = False
+
+        async def on_activate(self) -> None:
+            Never.waking = True
+            await asyncio.sleep(0.1)
+            raise ValueError("never")
+
+        async def get(self) -> int:
+            return 1
+
+    async def scenario(cluster: roost.Cluster) -> None:
+        call = asyncio.ensure_future(cluster.object(Never, "n").get())
+        while not Never.waking:
+            await asyncio.sleep(0.01)
+        with pytest.raises(roost.RoostError, match="never"):
+            await asyncio.wait_for(cluster.delete(Never, "n"), 10)
+        with pytest.raises(roost.ObjectError, match="never"):
+            await call
+
+    run(scenario, Never)
 
 
 def test_an_activation_that_fails_answers_its_calls_and_is_tried_again(run: Run) -> None:
@@ -126,6 +201,9 @@ def make(version: int) -> Any:
         def _year(state: dict[str, Any]) -> dict[str, Any]:
             return {**state, "born": int(state["born"])}
 
+        async def rename(self, first: str, last: str) -> None:
+            self.first, self.last = first, last
+
         async def show(self) -> list[object]:
             return [self.first, self.last, self.born]
 
@@ -152,6 +230,111 @@ def test_stored_state_is_migrated_step_by_step(tmp_path: Path) -> None:
     assert asyncio.run(new()) == ["Ada", "Lovelace", 1980]
     with pytest.raises(roost.StateMismatchError, match="version 3"):
         asyncio.run(old())
+
+
+def test_a_migration_that_raises_is_told_to_the_caller_and_tried_again(tmp_path: Path) -> None:
+    class Old(DurableObject):
+        value: int = 0
+
+        async def add(self) -> int:
+            self.value += 1
+            return self.value
+
+    class New(DurableObject, version=2):
+        value: int = 0
+        total: int = 0
+        broken = True
+
+        @migrate(from_version=1)
+        @staticmethod
+        def _rename(state: dict[str, Any]) -> dict[str, Any]:
+            return {"total": state["nothing" if New.broken else "value"]}
+
+        async def get(self) -> int:
+            return self.total
+
+    Old.__name__ = New.__name__ = "Thing"
+
+    async def old() -> None:
+        async with roost.local(Old, path=tmp_path) as cluster:
+            assert await cluster.object("Thing", "t").add() == 1
+
+    async def new() -> None:
+        async with roost.local(New, path=tmp_path) as cluster:
+            for _ in range(2):
+                with pytest.raises(
+                    roost.ObjectError, match="a @migrate of Thing/t raised KeyError"
+                ) as caught:
+                    await cluster.object("Thing", "t").get()
+                assert caught.value.type == "KeyError"
+            with pytest.raises(roost.OverloadedError, match="2 times in a row"):  # it backs off
+                await roost.options(cluster.object("Thing", "t"), timeout=0.05).get()
+            New.broken = False
+            assert await cluster.object("Thing", "t").get() == 1
+
+    asyncio.run(old())
+    asyncio.run(new())
+
+
+def test_state_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with roost.local(make(2), path=tmp_path) as cluster:
+            await cluster.object("Person", "p").rename("Ada", "Lovelace")
+
+    async def read() -> None:
+        async with roost.local(make(1), path=tmp_path) as cluster:
+            with pytest.raises(roost.StateMismatchError, match=r"by version 3 .* has version 1"):
+                await cluster.object("Person", "p").rename("Ada")
+
+    asyncio.run(write())
+    asyncio.run(read())
+
+
+def test_bytes_of_a_removed_field_stay_until_a_migration_drops_them(tmp_path: Path) -> None:
+    def version(number: int) -> Any:
+        if number == 1:
+
+            class Thing(DurableObject):
+                kept: int = 0
+                removed: str = ""
+
+                async def put(self) -> None:
+                    self.kept, self.removed = 1, "still here"
+
+            return Thing
+
+        class Later(DurableObject, version=number - 1):
+            kept: int = 0
+
+            @migrate(from_version=1)
+            @staticmethod
+            def _drop(state: dict[str, Any]) -> dict[str, Any]:
+                return {"kept": state["kept"]}
+
+            async def put(self) -> None:
+                self.kept += 1
+
+        class Same(DurableObject):
+            kept: int = 0
+
+            async def put(self) -> None:
+                self.kept += 1
+
+        chosen: Any = Later if number == 3 else Same
+        chosen.__name__ = "Thing"
+        return chosen
+
+    async def put(number: int) -> dict[str, Any]:
+        async with roost.local(version(number), path=tmp_path) as cluster:
+            await cluster.object("Thing", "t").put()
+            detail = await cluster.show("Thing", "t")
+            assert detail is not None
+            fields: dict[str, Any] = msgspec.json.decode(detail.fields_json)
+            return fields
+
+    assert asyncio.run(put(1)) == {"kept": 1, "removed": "still here"}
+    assert asyncio.run(put(2)) == {"kept": 2, "removed": "still here"}
+    assert asyncio.run(put(3)) == {"kept": 3}
 
 
 def test_a_field_whose_stored_type_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
@@ -252,6 +435,34 @@ def test_new_code_runs_with_the_old_state_and_open_calls_are_answered(tmp_path: 
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
+def test_calls_that_wait_for_a_reload_are_bounded(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        from roost.client import Cluster
+        from roost_node.config import Limits
+        from roost_node.embedded import Embedded
+
+        link = Embedded(None)
+        limits = Limits(open_calls_max=3)
+        link.node = Node(tmp_path, specs_of([Notes]), link.on_fatal, limits=limits)
+        await link.node.__aenter__()
+        async with Cluster(link) as cluster:
+            running = asyncio.ensure_future(cluster.object(Notes, "n").wait(0.3))
+            while link.node.host.admission.open_calls == 0:
+                await asyncio.sleep(0.005)
+            reloading = asyncio.ensure_future(link.node.reload(specs_of([Notes])))
+            await asyncio.sleep(0.02)
+            stubs = [roost.options(cluster.object(Notes, f"{n}"), timeout=0.15) for n in range(8)]
+            answers = await asyncio.gather(*(s.keys() for s in stubs), return_exceptions=True)
+            refused = [a for a in answers if isinstance(a, roost.OverloadedError)]
+            assert len(refused) == 5
+            assert "wait for a reload" in str(refused[0])
+            await running
+            await reloading
+            assert await cluster.object(Notes, "n").keys() == []
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
 def test_check_effects_shows_what_differs_between_two_runs(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -291,6 +502,9 @@ def test_check_effects_shows_what_differs_between_two_runs(
 
 
 class Notes(DurableObject):
+    async def wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     async def fill(self, count: int) -> None:
         self.ctx.storage.put_many({f"{number:04}": number for number in range(count)})
 

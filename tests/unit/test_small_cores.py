@@ -46,14 +46,28 @@ def test_a_bucket_is_dropped_only_when_every_request_in_it_is_expired() -> None:
 
 
 def test_answers_are_kept_until_their_deadline_and_are_bounded() -> None:
-    answers: Answers[str] = Answers(2)
-    assert answers.remember(b"g", b"1", "one", 100, 0)
-    assert answers.remember(b"g", b"2", "two", 200, 0)
-    assert not answers.remember(b"g", b"3", "three", 300, 0)
+    answers: Answers[str] = Answers(2, 100)
+    assert answers.remember(b"g", b"1", "one", 1, 100, 0)
+    assert answers.remember(b"g", b"2", "two", 1, 200, 0)
+    assert not answers.remember(b"g", b"3", "three", 1, 300, 0)
     assert answers.get(b"g", b"1") == "one"
     assert answers.get(b"other", b"1") is None
-    assert answers.remember(b"g", b"3", "three", 1300, 1150)
+    assert answers.remember(b"g", b"3", "three", 1, 1300, 1150)
     assert answers.get(b"g", b"1") is None
+    assert answers.size_bytes == 1
+
+
+def test_large_answers_are_bounded_by_their_bytes() -> None:
+    answers: Answers[str] = Answers(100, 100)
+    assert answers.remember(b"g", b"1", "one", 60, 100, 0)
+    assert not answers.remember(b"g", b"2", "two", 60, 200, 0)
+    assert answers.remember(b"g", b"2", "two", 40, 200, 0)
+    answers.expire(99, 10)
+    assert (len(answers), answers.size_bytes) == (2, 100)
+    answers.expire(100, 10)
+    assert (len(answers), answers.size_bytes) == (1, 40)
+    assert answers.get(b"g", b"1") is None
+    assert answers.remember(b"g", b"1", "again", 60, 300, 100)
 
 
 class Member:
@@ -78,7 +92,17 @@ def test_the_coldest_leave_first_when_there_is_no_room() -> None:
     for member in members:
         ring.add(member)
     members[0].used_ms = 99  # used since
-    assert ring.coldest(2) == [members[1], members[2]]
+    assert ring.coldest(2, 100) == [members[1], members[2]]
+
+
+def test_the_search_for_the_coldest_is_bounded_and_goes_on_where_it_ended() -> None:
+    ring: EvictionRing[Member] = EvictionRing()
+    members = [Member(n) for n in range(10)]
+    for member in members:
+        ring.add(member)
+        member.may_leave = member.used_ms == 5
+    assert ring.coldest(1, 4) == []
+    assert ring.coldest(1, 4) == [members[5]]
 
 
 def test_the_ring_forgets_what_is_gone() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from roost.errors import InvalidArgumentError, ObjectError, TooLargeError
-from roost.wire.messages import ARGUMENTS_BYTES_MAX, JSON, TURN_BYTES_MAX
+from roost.wire.messages import ARGUMENTS_BYTES_MAX, JSON, MSGPACK, TURN_BYTES_MAX
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
@@ -246,9 +246,9 @@ class Result:
         return self._decode(raw)
 
 
-def decode_any(raw: bytes) -> Any:
+def decode_any(raw: bytes, encoding: int = MSGPACK) -> Any:
     """A result whose type is not known."""
-    return _decode(raw)
+    return msgspec.json.decode(raw) if encoding == JSON else _decode(raw)
 
 
 def _is_map(raw: bytes, json: bool) -> bool:

@@ -22,7 +22,6 @@ from roost_node.core.log import AHEAD_MS_MAX, DEDUP_WINDOW_MS
 AnswerT = TypeVar("AnswerT")
 
 MINUTE_MS = 60_000
-ANSWERS_MAX = 4096
 
 
 class Age(enum.Enum):
@@ -86,14 +85,16 @@ class Kept:
 
 
 class Answers(Generic[AnswerT]):
-    """Answers without an entry, until the deadlines of their calls; bounded."""
+    """Answers without an entry, until the deadlines of their calls; bounded in count and bytes."""
 
-    __slots__ = ("_answers", "_max", "_sweep_at_ms")
+    __slots__ = ("_answers", "_bytes_max", "_count_max", "_sweep_at_ms", "size_bytes")
 
-    def __init__(self, count_max: int = ANSWERS_MAX) -> None:
-        self._answers: dict[tuple[bytes, bytes], tuple[AnswerT, int]] = {}
-        self._max = count_max
+    def __init__(self, count_max: int, bytes_max: int) -> None:
+        self._answers: dict[tuple[bytes, bytes], tuple[AnswerT, int, int]] = {}
+        self._count_max = count_max
+        self._bytes_max = bytes_max
         self._sweep_at_ms = 0
+        self.size_bytes = 0
 
     def get(self, group: bytes, request_id: bytes) -> AnswerT | None:
         """The answer that this request got."""
@@ -101,22 +102,46 @@ class Answers(Generic[AnswerT]):
         return found[0] if found is not None else None
 
     def remember(
-        self, group: bytes, request_id: bytes, answer: AnswerT, until_ms: int, now_ms: int
+        self,
+        group: bytes,
+        request_id: bytes,
+        answer: AnswerT,
+        size_bytes: int,
+        until_ms: int,
+        now_ms: int,
     ) -> bool:
         """Keep an answer. False: the memory is full, make an entry of it instead."""
-        if len(self._answers) >= self._max:
+        if not self._has_room(size_bytes):
             if now_ms < self._sweep_at_ms:
                 return False
-            self.sweep(now_ms)
+            self._sweep(now_ms)
             self._sweep_at_ms = now_ms + 1000
-            if len(self._answers) >= self._max:
+            if not self._has_room(size_bytes):
                 return False
-        self._answers[group, request_id] = (answer, until_ms)
+        before = self._answers.get((group, request_id))
+        self.size_bytes += size_bytes - (before[2] if before is not None else 0)
+        self._answers[group, request_id] = (answer, until_ms, size_bytes)
         return True
 
-    def sweep(self, now_ms: int) -> None:
-        """Forget those whose deadline has passed: their duplicates are refused for that."""
+    def expire(self, now_ms: int, steps_max: int) -> None:
+        """Forget the eldest as far as their deadlines have passed: their duplicates are refused."""
+        answers = self._answers
+        for _ in range(min(steps_max, len(answers))):
+            name = next(iter(answers))
+            _, until_ms, size_bytes = answers[name]
+            if until_ms > now_ms:
+                return  # those behind it that are over are found by a sweep, when room is short
+            del answers[name]
+            self.size_bytes -= size_bytes
+
+    def _has_room(self, size_bytes: int) -> bool:
+        return len(self._answers) < self._count_max and (
+            self.size_bytes + size_bytes <= self._bytes_max
+        )
+
+    def _sweep(self, now_ms: int) -> None:
         self._answers = {k: v for k, v in self._answers.items() if v[1] > now_ms}
+        self.size_bytes = sum(size for _, _, size in self._answers.values())
 
     def __len__(self) -> int:
         return len(self._answers)

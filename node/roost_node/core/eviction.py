@@ -56,10 +56,13 @@ class EvictionRing(Generic[MemberT]):
                 leaving.append(member)
         return leaving
 
-    def coldest(self, count: int) -> list[MemberT]:
-        """Up to `count` members to push out now, whatever their idle time."""
+    def coldest(self, count: int, steps_max: int) -> list[MemberT]:
+        """Up to `count` members to push out now, whatever their idle time.
+
+        Busy ones are passed over; after `steps_max` looks the search ends, and the next goes on there.
+        """
         leaving: list[MemberT] = []
-        for _ in range(2 * len(self._ring)):  # twice round: the second chance
+        for _ in range(min(steps_max, 2 * len(self._ring))):  # twice round: the second chance
             if len(leaving) >= count:
                 break
             member, seen_ms = self._ring.popitem(last=False)

@@ -107,7 +107,8 @@ class Arrivals:
         if shard.kept.is_full and not method.read_only:
             raise OverloadedError(
                 f"shard {shard.id} keeps {shard.kept.size_bytes} bytes of records of finished calls, "
-                f"at most {shard.kept.bytes_max} (kept_bytes_max): return less, or call less often",
+                f"at most {shard.kept.bytes_max} (kept_bytes_max): return less, and mark methods that "
+                f"only read as read_only",
                 retry_after_s=shard.kept.room_in_ms(shard.log.time_ms(now_ms)) / 1000,
             )
         active = ActiveCall(
@@ -205,6 +206,23 @@ class Arrivals:
             why = "the store is busy writing"
         if why is not None:
             raise OverloadedError(why, retry_after_s=admission.retry_after_s(admission.open_calls))
+
+    def pause(self, call: Call, sink: Sink, paused: list[tuple[Call, Sink]], now_ms: int) -> None:
+        """Keep a call until a reload is over. Raises OverloadedError when too much is kept."""
+        host = self._host
+        self.check_room(call, now_ms)
+        if not paused:
+            host.paused_bytes = 0
+        size = host.paused_bytes + len(call.arguments)
+        if len(paused) >= host.limits.open_calls_max or (
+            size > host.limits.open_bytes_max and paused
+        ):
+            raise OverloadedError(
+                f"{len(paused)} calls of {host.paused_bytes} bytes wait for a reload: no more are kept",
+                retry_after_s=0.5,
+            )
+        host.paused_bytes = size
+        paused.append((call, sink))
 
     def _check_chain(self, active: ActiveCall) -> None:
         """Does the chain come back to an object that it holds?"""

@@ -28,7 +28,7 @@ from roost_node.host.children import Children
 from roost_node.host.committer import Committer
 from roost_node.host.flusher import Flusher, ThreadFlusher
 from roost_node.host.keeper import Keeper
-from roost_node.host.known import Known
+from roost_node.host.known import ANSWERS_BYTES_MAX, ANSWERS_MAX, Answer, Known
 from roost_node.host.objects import Objects
 from roost_node.host.shard import Shard
 from roost_node.host.turns import Turns
@@ -84,12 +84,13 @@ class Host:
             self.limits.open_calls_max, self.limits.open_bytes_max, self.limits.ready_wait_ms_max
         )
         self.deadlines: Deadlines[ActiveCall] = Deadlines()
-        self.answers: Answers[tuple[Reply, bytes]] = Answers(65_536)
+        self.answers: Answers[Answer] = Answers(ANSWERS_MAX, ANSWERS_BYTES_MAX)
         self.activations: dict[tuple[str, str], Activation] = {}
         self.ring: EvictionRing[Activation] = EvictionRing()
         self.size_bytes = 0  # encoded size of all live objects
         self.closing = False  # calls are refused
         self.paused: list[tuple[Call, Sink]] | None = None  # calls wait for a reload
+        self.paused_bytes = 0  # their arguments
         self.refuse_cold: str | None = None  # memory is short
         self.refuse_writes: str | None = None  # disk is short
         self.keeper = Keeper(self)
@@ -99,8 +100,7 @@ class Host:
         now_ms = self.now_ms()
         try:
             if self.paused is not None:
-                self.arrivals.check_room(call, now_ms)
-                self.paused.append((call, sink))
+                self.arrivals.pause(call, sink, self.paused, now_ms)
                 return None
             return self.arrivals.accept(call, sink, now_ms)
         except RoostError as error:

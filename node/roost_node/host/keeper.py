@@ -25,6 +25,7 @@ TICK_S = 0.008
 SLOW_TICKS = 16  # every so many ticks the slower duties
 EVICT_STEPS = 2_000
 EVICT_BATCH = 500
+ROOM_STEPS = 64  # an activation looks no further for one that may leave; the next goes on there
 TRIM_AFTER = 20_000
 SWEEP_SHARDS = 16
 COUNT_ROWS = 256  # records found on opening that are counted in one go
@@ -65,20 +66,30 @@ class Keeper:
             tick += 1
             if tick % SLOW_TICKS == 0:
                 host.admission.tick(now_ms)
+                host.answers.expire(now_ms, EVICT_STEPS)
                 self._evict_idle(now_ms)
+                self.make_room(0, 0, EVICT_STEPS)  # live objects have grown
                 self._watch_memory()
                 self._sweep_records(now_ms)
             if tick % (SLOW_TICKS * 8) == 0:
                 self._watch_disk()
 
-    def make_room(self) -> None:
-        """Too many live objects, or too large: the coldest idle ones leave now."""
+    def make_room(self, more: int, size_bytes: int, steps_max: int = ROOM_STEPS) -> None:
+        """Where so many more live objects of that size are too much, the coldest idle ones leave."""
         host = self._host
-        over = len(host.activations) - host.limits.activations_max
-        count = max(over, EVICT_BATCH if host.size_bytes > host.limits.live_bytes_max else 1)
-        for activation in host.ring.coldest(count):
-            host.objects.deactivate(activation, "memory")
-            self._evicted += 1
+        limits = host.limits
+        count = len(host.activations) + more - limits.activations_max
+        excess = host.size_bytes + size_bytes - limits.live_bytes_max
+        while (count > 0 or excess > 0) and steps_max > 0:
+            leaving = host.ring.coldest(max(1, min(count, EVICT_BATCH)), steps_max)
+            if not leaving:
+                return
+            for activation in leaving:
+                count -= 1
+                excess -= activation.size_bytes
+                host.objects.deactivate(activation, "memory")
+                self._evicted += 1
+            steps_max -= len(leaving)
 
     def _evict_idle(self, now_ms: int) -> None:
         host = self._host
@@ -96,7 +107,7 @@ class Keeper:
             return
         resident = self.resident_bytes()
         if resident > 0.9 * limit:
-            for activation in host.ring.coldest(EVICT_BATCH):
+            for activation in host.ring.coldest(EVICT_BATCH, EVICT_STEPS):
                 host.objects.deactivate(activation, "memory")
             self._trim()
             resident = self.resident_bytes()

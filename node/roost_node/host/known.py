@@ -6,7 +6,7 @@ write and did not (`core/dedup.py`); an open call is joined by its second attemp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from roost.cluster.ids import check_key, first_sent_ms
 from roost.errors import InvalidArgumentError, OutcomeUnknownError, RoostError
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from roost_node.host.host import Host
 
 
+ANSWERS_MAX = 65_536
+ANSWERS_BYTES_MAX = 64 * 2**20
+ANSWER_BYTES = 600  # what the smallest takes in memory, about
+
+
+class Answer(NamedTuple):
+    """What a call was answered that made no entry."""
+
+    reply: Reply
+    digest: bytes  # of method and arguments
+    principal: str
+    encoding: int
+
+
 class Known:
     """Finds what an earlier attempt left behind."""
 
@@ -33,10 +47,11 @@ class Known:
         if len(host.answers):
             answer = host.answers.get(activation.group, call.request_id)
             if answer is not None:
-                reply, digest = answer
-                if digest != records.digest_of(call.method, call.arguments):
+                if answer.digest != records.digest_of(call.method, call.arguments) or (
+                    answer.principal != call.principal
+                ):
                     raise InvalidArgumentError("request id reused: it belonged to another call")
-                self._answer(activation, call, sink, reply)
+                self._answer(activation, call, sink, answer.reply)
                 return True
         record = activation.record_of(call.request_id)
         if record is None:
@@ -61,7 +76,12 @@ class Known:
 
     def join(self, running: ActiveCall, call: Call, sink: Sink) -> ActiveCall | None:
         """A second attempt at a call that is still open."""
-        if running.call.arguments != call.arguments or running.call.method != call.method:
+        first = running.call
+        if (first.arguments, first.method, first.principal) != (
+            call.arguments,
+            call.method,
+            call.principal,
+        ):
             raise InvalidArgumentError("request id reused: it belongs to a call that is running")
         assert running.method is not None
         if running.method.streams:
@@ -108,11 +128,12 @@ class Known:
                     reply.error,
                 )
             elif answer is not None:
-                outcome.state = COMMITTED
+                reply = answer.reply
+                outcome.state, outcome.encoding = COMMITTED, answer.encoding
                 outcome.payload, outcome.status, outcome.error = (
-                    answer[0].payload,
-                    answer[0].status,
-                    answer[0].error,
+                    reply.payload,
+                    reply.status,
+                    reply.error,
                 )
         shard.release(shard.log.last, Output(sink, outcome), own_entry=False)
 
@@ -123,8 +144,12 @@ class Known:
         digest = records.digest_of(call.method, call.arguments)
         now_ms = host.now_ms()
         activation = active.activation
+        answer = Answer(reply, digest, call.principal, call.encoding)
+        size_bytes = ANSWER_BYTES + len(reply.payload)
+        if reply.error is not None:
+            size_bytes += 4 * (len(reply.error.message) + len(reply.error.traceback))
         if host.answers.remember(
-            activation.group, call.request_id, (reply, digest), active.deadline_ms, now_ms
+            activation.group, call.request_id, answer, size_bytes, active.deadline_ms, now_ms
         ):
             return False
         if reply.status == 0:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from roost.cluster.ids import check_key, shard_of
 from roost.errors import (
+    ObjectError,
     OutcomeUnknownError,
     OverloadedError,
     RoostError,
+    StateMismatchError,
     UnavailableError,
     UnknownClassError,
 )
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+FAILED_MAX = 10_000
 
 
 class Objects:
@@ -101,19 +105,31 @@ class Objects:
                 retry_after_s=(failed[1] - now_ms) / 1000,
             )
         shard = self.shard_of(call.class_name, call.key, now_ms)
-        activation = Activation(host, spec, call.key, shard, now_ms)
+        try:
+            activation = Activation(host, spec, call.key, shard, now_ms)
+        except StateMismatchError:
+            raise
+        except ObjectError:  # a migration raised: the user's code is not tried at once again
+            self.has_failed(name, now_ms)
+            raise
+        # Before it stands among those that may leave: nothing holds it there yet.
+        host.keeper.make_room(1, activation.size_bytes)
         host.activations[name] = activation
         host.ring.add(activation)
         host.size_bytes += activation.size_bytes
         host.telemetry.activations_started += 1
-        if len(host.activations) > host.limits.activations_max or (
-            host.size_bytes > host.limits.live_bytes_max
-        ):
-            host.keeper.make_room()
         if activation.loading:
             activation.state = ActivationState.LOADING
             self._start_hook(activation, Kind.ACTIVATE, now_ms + DEADLINE_DEFAULT_MS)
         return activation
+
+    def has_failed(self, name: tuple[str, str], now_ms: int) -> None:
+        """It could not be activated: after the second time in a row the next try has to wait."""
+        failures = self.failed.pop(name, (0, 0))[0] + 1
+        if len(self.failed) >= FAILED_MAX:
+            self.failed.pop(next(iter(self.failed)))
+        backoff_ms = min(30_000, 50 * 2 ** min(failures, 10)) if failures > 1 else 0
+        self.failed[name] = (failures, now_ms + backoff_ms)
 
     def _start_hook(self, activation: Activation, kind: Kind, deadline_ms: int) -> ActiveCall:
         host = self._host
@@ -183,10 +199,13 @@ class Objects:
     def again(self, active: ActiveCall) -> None:
         """Submit a call that never ran to the object's next activation."""
         host = self._host
-        if active.kind is not Kind.CALL or active.resume is not None:
+        if active.kind not in (Kind.CALL, Kind.DELETE) or active.resume is not None:
             return
         host.waits.unfile(active)
         host.turns.close(active)
+        if active.kind is Kind.DELETE:
+            self.delete(active.call.class_name, active.call.key, active.sink, active.call.id)
+            return
         again = host.submit(active.call, active.sink)
         if again is not None and active.joined:
             again.joined = (again.joined or []) + active.joined

@@ -25,7 +25,6 @@ from roost_node.storage import records
 if TYPE_CHECKING:
     from roost_node.host.host import Host
 
-FAILED_MAX = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -200,17 +199,13 @@ class Turns:
             self.finish(active, 0, b"", None, own_entry=False, remember=False)
             host.objects.discard(activation)
             return
-        failures = host.objects.failed.pop(name, (0, 0))[0] + 1
-        if len(host.objects.failed) >= FAILED_MAX:
-            host.objects.failed.pop(next(iter(host.objects.failed)))
-        backoff_ms = min(30_000, 50 * 2 ** min(failures, 10)) if failures > 1 else 0
-        host.objects.failed[name] = (failures, host.now_ms() + backoff_ms)
+        host.objects.has_failed(name, host.now_ms())
         shown = blame(active, error)
         waiting = activation.gate.drain()
         for order in (activation.orders or {}).values():
             waiting += order.take_held()
         for call in waiting:
-            if call.kind is Kind.CALL:
+            if call.kind in (Kind.CALL, Kind.DELETE):
                 self.finish(call, *failure(shown), own_entry=False, remember=False)
         self.finish(active, 0, b"", None, own_entry=False, remember=False)
         host.objects.discard(activation)
