@@ -1,4 +1,8 @@
-"""Generate `client/roost/v1` from the .proto files: `python proto/generate.py [OUT]`."""
+"""Generate code from the .proto files, each where its path below this folder says.
+
+`roost/v1` (the public contract, with services) goes to `client/`; `roost_node/ownership` (messages of
+etcd's) to `node/`. `python proto/generate.py [OUT]`: with OUT, to OUT/client and OUT/node.
+"""
 
 import subprocess
 import sys
@@ -11,16 +15,18 @@ def generate(out: Path) -> None:
     """Write message classes, gRPC stubs and their types below `out`."""
     bin_dir = Path(sys.executable).parent  # protoc looks on PATH, which need not hold the venv
     plugins = [f"--plugin={bin_dir / p}" for p in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-    outputs = [
-        f"--python_out={out}",
-        f"--grpc_python_out={out}",
-        f"--mypy_out=quiet:{out}",
-        f"--mypy_grpc_out=quiet,only_async:{out}",
-    ]
-    protos = sorted(str(path.relative_to(HERE)) for path in HERE.glob("**/*.proto"))
-    protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
-    subprocess.run([*protoc, *plugins, *outputs, *protos], cwd=HERE, check=True)
+    messages, services = ["python", "mypy"], ["grpc_python", "mypy_grpc"]
+    options = {"mypy": "quiet:", "mypy_grpc": "quiet,only_async:"}
+    for folder, root, kinds in (
+        ("roost", out / "client", messages + services),
+        ("roost_node", out / "node", messages),
+    ):
+        root.mkdir(exist_ok=True)
+        outputs = [f"--{kind}_out={options.get(kind, '')}{root}" for kind in kinds]
+        protos = sorted(str(path.relative_to(HERE)) for path in HERE.glob(f"{folder}/**/*.proto"))
+        protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
+        subprocess.run([*protoc, *plugins, *outputs, *protos], cwd=HERE, check=True)
 
 
 if __name__ == "__main__":
-    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "client")
+    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent)

@@ -16,7 +16,9 @@ def test_generated_code_is_fresh(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "proto/generate.py", tmp_path], check=True)
     fresh = {path.name: path.read_bytes() for path in tmp_path.rglob("*_pb2*")}
     committed = {
-        path.name: path.read_bytes() for path in (ROOT / "client/roost/v1").glob("*_pb2*.py*")
+        path.name: path.read_bytes()
+        for folder in ("client/roost/v1", "node/roost_node/ownership")
+        for path in (ROOT / folder).glob("*_pb2*.py*")
     }
     assert fresh == committed, "stale: run `make proto` and commit the result"
 

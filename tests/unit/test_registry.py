@@ -8,6 +8,7 @@ from roost_node.core.record import (
     Epoch,
     Guard,
     How,
+    Leader,
     SessionId,
     SessionInfo,
     ShardRecord,
@@ -77,3 +78,27 @@ def test_a_death_is_written_only_with_the_end_of_that_very_session() -> None:
     assert registry.apply(Transaction(reap=now, death=DeathRecord(A, now.session))).succeeded
     assert A not in registry.sessions
     assert now.session in registry.deaths
+
+
+def test_the_controller_goes_with_its_session() -> None:
+    registry, first = with_session(A)
+    second = registry.grant()
+    registry.register(SessionInfo(B, second, "localhost:2"))
+    assert registry.campaign(Leader(A, first))
+    assert not registry.campaign(Leader(B, second)), "one at a time"
+    registry.apply(Transaction(reap=registry.sessions[A], death=DeathRecord(A, first)))
+    assert registry.controller is None
+    assert not registry.campaign(Leader(A, first)), "a session that is gone cannot lead"
+    assert registry.campaign(Leader(B, second))
+    assert registry.resign(second)
+    assert not registry.resign(second)
+
+
+def test_a_lease_takes_the_election_along_also_when_its_session_was_replaced() -> None:
+    registry, old = with_session(A)
+    registry.campaign(Leader(A, old))
+    new = registry.grant()
+    registry.register(SessionInfo(A, new, "localhost:1"))
+    assert registry.expire(A, old)
+    assert registry.controller is None
+    assert registry.sessions[A].session == new

@@ -6,7 +6,7 @@
 <prefix>/deaths/<session>    DeathRecord     written in the transaction that deletes a reaped session's key
 <prefix>/shards/<n>          ShardRecord     changed only by compare-and-swap of its revision (O1)
 <prefix>/wishes/<n>          Wish            where the plan wants the shard; written by the controller alone
-<prefix>/controller          a session       the election
+<prefix>/controller          Leader          the election, under the leader's lease
 ```
 
 A session is named by its lease (O5): a restarted process is another one. Values are JSON, so that an
@@ -35,6 +35,9 @@ Epoch = NewType("Epoch", int)
 """Grows with every change of a shard's owner or of the owner's session. 0: none."""
 
 NO_SESSION = SessionId(0)
+
+OPERATIONS_MAX = 128
+"""Conditions, or changes, of one transaction: what etcd takes unless told otherwise (max-txn-ops)."""
 
 
 class How(enum.StrEnum):
@@ -102,6 +105,13 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     generation: int = 1  # raised by hand when data was given up or etcd was restored (M8, O7)
 
 
+class Leader(msgspec.Struct, frozen=True):
+    """Whose turn it is to run the controller (`controller`)."""
+
+    store: StoreId
+    session: SessionId
+
+
 class Versioned(msgspec.Struct, frozen=True):
     """A shard's record and the revision of its key, which the next change compares."""
 
@@ -137,6 +147,12 @@ class Transaction(msgspec.Struct, frozen=True):
     death: DeathRecord | None = None  # ... write down that it was proven dead
     wishes: tuple[tuple[ShardId, Wish], ...] = ()  # put, whatever was there
 
+    @property
+    def operations(self) -> int:
+        """What counts against `OPERATIONS_MAX`; a reap and its death are four."""
+        ends = self.reap is not None or self.death is not None
+        return len(self.swaps) + len(self.guards) + len(self.wishes) + (4 if ends else 0)
+
 
 class Applied(msgspec.Struct, frozen=True):
     """The answer to a transaction: whether its conditions held, and the store's revision then."""
@@ -165,3 +181,13 @@ def is_gone(sessions: dict[StoreId, SessionInfo], store: StoreId, session: Sessi
 def union(sets: Sequence[Sequence[StoreId]]) -> frozenset[StoreId]:
     """All stores of several in-sync sets (O2)."""
     return frozenset(store for one in sets for store in one)
+
+
+def batches(swaps: Sequence[Swap], guards: Sequence[Guard]) -> list[Transaction]:
+    """As few transactions as the store takes, each under all the guards (M5)."""
+    size = OPERATIONS_MAX - len(guards)
+    assert size > 0, "guards leave no room for a swap"
+    return [
+        Transaction(tuple(swaps[start : start + size]), tuple(guards))
+        for start in range(0, len(swaps), size)
+    ]

@@ -12,12 +12,14 @@ from roost_node.core.record import (
     Applied,
     ClusterConfig,
     DeathRecord,
+    Leader,
     Map,
     SessionId,
     SessionInfo,
     StoreId,
     Transaction,
     Versioned,
+    Wish,
     is_gone,
 )
 
@@ -31,6 +33,8 @@ class Registry:
         self.sessions: dict[StoreId, SessionInfo] = {}
         self.deaths: dict[SessionId, DeathRecord] = {}
         self.shards: dict[ShardId, Versioned] = {}
+        self.wishes: dict[ShardId, Wish] = {}
+        self.controller: Leader | None = None
         self._next_session = 1
 
     def create(self, proposed: ClusterConfig) -> ClusterConfig:
@@ -51,11 +55,35 @@ class Registry:
         self.sessions[info.store] = info
 
     def expire(self, store: StoreId, session: SessionId) -> bool:
-        """The lease ran out or was revoked. False: its key was gone already."""
-        if is_gone(self.sessions, store, session):
+        """The lease ran out or was revoked, and its keys go. False: they were gone already."""
+        leads = self._resign(session)
+        gone = is_gone(self.sessions, store, session)
+        if not gone:
+            del self.sessions[store]
+        if gone and not leads:
             return False
         self.revision += 1
-        del self.sessions[store]
+        return True
+
+    def campaign(self, leader: Leader) -> bool:
+        """Become the controller, if there is none and this session is alive."""
+        if self.controller is not None or is_gone(self.sessions, leader.store, leader.session):
+            return False
+        self.controller = leader
+        self.revision += 1
+        return True
+
+    def resign(self, session: SessionId) -> bool:
+        """Be the controller no longer. False: it was not this session."""
+        if not self._resign(session):
+            return False
+        self.revision += 1
+        return True
+
+    def _resign(self, session: SessionId) -> bool:
+        if self.controller is None or self.controller.session != session:
+            return False
+        self.controller = None
         return True
 
     def apply(self, wanted: Transaction) -> Applied:
@@ -67,8 +95,10 @@ class Registry:
             self.shards[swap.shard] = Versioned(self.revision, swap.record)
         if wanted.reap is not None:
             del self.sessions[wanted.reap.store]
+            self._resign(wanted.reap.session)  # or nobody would lead until its lease is over
         if wanted.death is not None:
             self.deaths[wanted.death.session] = wanted.death
+        self.wishes.update(wanted.wishes)
         return Applied(True, self.revision)
 
     def _holds(self, wanted: Transaction) -> bool:
@@ -91,4 +121,5 @@ class Registry:
             dict(self.sessions),
             dict(self.deaths),
             dict(self.shards),
+            dict(self.wishes),
         )

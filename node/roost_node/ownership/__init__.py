@@ -1,0 +1,1 @@
+"""Between the cores and the coordination store: carries out, decides nothing."""

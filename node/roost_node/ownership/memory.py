@@ -1,0 +1,433 @@
+"""The coordination store in one process, with faults on order: for tests and the simulator.
+
+One `MemoryStore` is the cluster's store; each node has its own `MemoryCoordinator` in front of it. A
+request travels, is carried out, and its answer travels back, each on the loop's clock, so that under a
+simulated loop a run is exactly repeatable. The `Fate` of each request decides how long either way takes
+and whether it is lost. A client that gives up takes nothing back: its request is carried out when it
+arrives (O2), be it because it was late or because the store was frozen and thawed.
+
+Everything that decides is in `core/registry.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from random import Random
+from typing import TypeVar
+
+import msgspec
+
+from roost.cluster.ids import ShardId
+from roost_node.core.record import (
+    OPERATIONS_MAX,
+    Applied,
+    ClusterConfig,
+    DeathRecord,
+    Leader,
+    Map,
+    SessionId,
+    SessionInfo,
+    StoreId,
+    Transaction,
+    Versioned,
+    is_gone,
+)
+from roost_node.core.registry import Registry
+from roost_node.ownership.coordinator import (
+    Changed,
+    Coordinator,
+    CoordinatorDownError,
+    Hint,
+    Relist,
+    Restored,
+    SessionGoneError,
+    UnansweredError,
+    check_config,
+    check_format,
+    check_raise,
+)
+from roost_node.ownership.election import Standing, campaign
+
+T = TypeVar("T")
+
+HISTORY_MAX = 10_000
+"""Hints kept for watchers that start late; older ones are compacted away."""
+
+
+class Fate(msgspec.Struct, frozen=True):
+    """What becomes of one request."""
+
+    there_s: float = (
+        0.0  # until it reaches the store; longer than the client waits: applied all the same
+    )
+    back_s: float = 0.0
+    request_lost: bool = False
+    answer_lost: bool = False
+
+
+FAIR = Fate()
+
+Weather = Callable[[str], Fate]
+"""Decides the fate of a request by its kind: the method's name, or "hint"."""
+
+
+def storm(random: Random, late: float, lost: float, slow_s: float) -> Weather:
+    """Seeded: `late` of the requests take up to `slow_s` each way, `lost` of them lose one way."""
+
+    def weather(_: str) -> Fate:
+        slow = slow_s if random.random() < late else slow_s / 100
+        there, back = random.random() * slow, random.random() * slow
+        loses = random.random()
+        return Fate(there, back, loses < lost / 2, lost / 2 <= loses < lost)
+
+    return weather
+
+
+class _Lease(msgspec.Struct):
+    store: StoreId
+    ttl_s: float
+    until: float = 0.0
+
+
+class MemoryStore:
+    """The store itself. `is_up` and `is_frozen` are for the nemesis to see; it turns them by methods."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.is_up = True
+        self.is_frozen = False
+        self.breaks = 0  # how often watches were cut
+        self.compacted = 0  # hints up to this revision are gone
+        self._history: list[Changed] = []
+        self._leases: dict[SessionId, _Lease] = {}
+        self._backlog: list[Callable[[], None]] = []
+        self._waiting: list[asyncio.Future[None]] = []
+
+    # --- the nemesis's side
+
+    def stop(self) -> None:
+        """Refuse connections. What was stored stays, leases do not run."""
+        self.is_up = False
+        self._backlog.clear()
+        self.break_watches()
+
+    def freeze(self) -> None:
+        """Take requests and answer none of them, until `resume`."""
+        self.is_frozen = True
+
+    def resume(self) -> None:
+        """Be there again. Leases start anew, as when etcd elects a leader."""
+        self.is_up, self.is_frozen = True, False
+        for session, lease in self._leases.items():
+            self._extend(session, lease)
+        backlog, self._backlog = self._backlog, []
+        for carry_out in backlog:
+            carry_out()
+        self._wake()
+
+    def end_session(self, session: SessionId) -> None:
+        """Let a lease run out now, whatever its owner does."""
+        lease = self._leases.pop(session, None)
+        if lease is not None:
+            self.change(lambda registry: registry.expire(lease.store, session))
+
+    def compact(self) -> None:
+        """Forget the history of changes."""
+        self.compacted = self.registry.revision
+        self._history.clear()
+
+    def break_watches(self) -> None:
+        """Cut every watch: hints may be lost."""
+        self.breaks += 1
+        self._wake()
+
+    def backup(self) -> Registry:
+        """What is stored now."""
+        return copy.deepcopy(self.registry)
+
+    def restore(self, backup: Registry) -> None:
+        """Go back to a backup, revisions included (O7)."""
+        self.registry = copy.deepcopy(backup)
+        self._history.clear()
+        self.compacted = 0
+        self.break_watches()
+
+    # --- the clients' side
+
+    def arrive(self, carry_out: Callable[[], None]) -> None:
+        """A request has come."""
+        if self.is_frozen:
+            self._backlog.append(carry_out)
+        elif self.is_up:
+            carry_out()
+
+    def change(self, do: Callable[[Registry], T]) -> T:
+        """Do something that may change what is stored, and tell the watchers what did."""
+        before = copy.copy(self.registry)
+        before.sessions, before.deaths = dict(before.sessions), dict(before.deaths)
+        before.shards, before.wishes = dict(before.shards), dict(before.wishes)
+        result = do(self.registry)
+        if self.registry.revision != before.revision:
+            self._history.append(_difference(before, self.registry))
+            if len(self._history) > HISTORY_MAX:
+                half = HISTORY_MAX // 2
+                self.compacted = self._history[half - 1].revision
+                del self._history[:half]
+            self._wake()
+        return result
+
+    def grant(self, store: StoreId, ttl_s: float) -> SessionId:
+        """A lease."""
+        session = self.registry.grant()
+        lease = self._leases[session] = _Lease(store, ttl_s)
+        self._extend(session, lease)
+        return session
+
+    def renew(self, session: SessionId) -> bool:
+        """Extend a lease; whether its session's key is there too."""
+        lease = self._leases.get(session)
+        if lease is None:
+            return False
+        self._extend(session, lease)
+        return not is_gone(self.registry.sessions, lease.store, session)
+
+    def since(self, revision: int) -> list[Changed]:
+        """The hints after a revision."""
+        return [hint for hint in self._history if hint.revision > revision]
+
+    async def moved(self) -> None:
+        """Wait for a change, or a cut watch."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _extend(self, session: SessionId, lease: _Lease) -> None:
+        loop = asyncio.get_running_loop()
+        lease.until = loop.time() + lease.ttl_s
+        loop.call_at(lease.until, self._maybe_expire, session, lease.until)
+
+    def _maybe_expire(self, session: SessionId, until: float) -> None:
+        lease = self._leases.get(session)
+        runs = self.is_up and not self.is_frozen
+        if lease is not None and runs and lease.until == until:  # not extended since
+            self.end_session(session)
+
+
+def _difference(before: Registry, after: Registry) -> Changed:
+    def changed(old: dict[T, object], new: dict[T, object]) -> tuple[T, ...]:
+        return tuple(k for k in {**old, **new} if old.get(k) is not new.get(k))
+
+    return Changed(
+        after.revision,
+        changed({**before.shards}, {**after.shards}),
+        changed({**before.sessions}, {**after.sessions}),
+        changed({**before.deaths}, {**after.deaths}),
+        changed({**before.wishes}, {**after.wishes}),
+        before.config != after.config,
+        before.controller != after.controller,
+    )
+
+
+class MemoryCoordinator(Coordinator):
+    """One node's connection to a `MemoryStore`."""
+
+    def __init__(
+        self, store: MemoryStore, weather: Weather = lambda _: FAIR, request_s: float = 1.0
+    ) -> None:
+        self.is_cut = False
+        """Cut this node, and only it, off the store."""
+        self.restored: Restored | None = None
+        self._store = store
+        self._weather = weather
+        self._request_s = request_s
+        self._seen = 0
+        self._infos: dict[SessionId, SessionInfo] = {}
+
+    async def create(self, proposed: ClusterConfig) -> ClusterConfig:
+        return check_config(
+            proposed, await self._ask("create", lambda registry: registry.create(proposed))
+        )
+
+    async def open_session(self, info: SessionInfo, ttl_s: int) -> SessionId:
+        def open_(registry: Registry) -> SessionInfo:
+            assert registry.config is not None, "a session before the cluster was created"
+            check_format(info, registry.config)
+            session = self._store.grant(info.store, ttl_s)
+            registered = msgspec.structs.replace(info, session=session)
+            registry.register(registered)
+            return registered
+
+        registered = await self._ask("open_session", open_)
+        self._infos[registered.session] = registered
+        return registered.session
+
+    async def keep_alive(self, session: SessionId) -> bool:
+        return await self._ask_again("keep_alive", lambda _: self._store.renew(session))
+
+    async def update_session(self, info: SessionInfo) -> bool:
+        def update(registry: Registry) -> bool:
+            if is_gone(registry.sessions, info.store, info.session):
+                return False
+            registry.register(info)
+            return True
+
+        return await self._ask("update_session", update)
+
+    async def close_session(self, session: SessionId) -> None:
+        await self._ask("close_session", lambda _: self._store.end_session(session))
+
+    async def apply(self, wanted: Transaction) -> Applied:
+        assert wanted.operations <= OPERATIONS_MAX, "more than the store takes at once"
+        return await self._ask("apply", lambda registry: registry.apply(wanted))
+
+    async def read(self) -> Map:
+        return await self._ask_again("read", lambda registry: registry.read())
+
+    async def read_shards(self, shards: Sequence[ShardId]) -> dict[ShardId, Versioned]:
+        def look(registry: Registry) -> dict[ShardId, Versioned]:
+            return {n: registry.shards[n] for n in shards if n in registry.shards}
+
+        return await self._ask_again("read_shards", look)
+
+    async def write_death(self, death: DeathRecord) -> None:
+        def write(registry: Registry) -> None:
+            registry.resign(death.session)
+            gone = is_gone(registry.sessions, death.store, death.session)
+            reap = None if gone else registry.sessions[death.store]
+            registry.apply(Transaction(reap=reap, death=death))
+
+        await self._ask("write_death", write)
+
+    async def changes(self, after: int) -> AsyncIterator[Hint]:
+        async with contextlib.aclosing(self._watch(after)) as hints:
+            async for hint in hints:
+                yield hint
+
+    async def _watch(self, after: int) -> AsyncGenerator[Hint, None]:
+        breaks = self._store.breaks
+        while True:
+            if self.is_cut or not self._store.is_up or self._store.is_frozen:
+                if self.is_cut:
+                    breaks = -1  # what comes back is another connection
+                await asyncio.sleep(self._request_s / 10)
+                continue
+            revision = self._store.registry.revision
+            lost: str | None = None
+            if revision < after:
+                lost = "restored"
+                self._observe(revision, after)
+            elif breaks != self._store.breaks:
+                lost = "reconnected"
+            elif after < self._store.compacted:
+                lost = "compacted"
+            if lost is not None:
+                breaks, after = self._store.breaks, revision
+                yield Relist(lost)
+                continue
+            hints = self._store.since(after)
+            if not hints:
+                await self._store.moved()
+                continue
+            fate = self._weather("hint")
+            await asyncio.sleep(fate.back_s)
+            if fate.answer_lost:
+                breaks = -1
+                continue
+            for hint in hints:
+                after = hint.revision
+                yield hint
+
+    async def campaign(self, session: SessionId) -> Leader:
+        info = self._infos[session]
+
+        def stand(registry: Registry) -> Standing:
+            if is_gone(registry.sessions, info.store, session):
+                raise SessionGoneError(f"session {session} of {info.store} cannot lead: it is gone")
+            registry.campaign(Leader(info.store, session))
+            return Standing(registry.controller, registry.revision)
+
+        return await campaign(session, lambda: self._ask("campaign", stand), self._watch)
+
+    async def leader(self) -> Leader | None:
+        return await self._ask_again("leader", lambda registry: registry.controller)
+
+    async def resign(self, session: SessionId) -> None:
+        await self._ask("resign", lambda registry: registry.resign(session))
+
+    async def raise_format_level(self, level: int) -> ClusterConfig:
+        def raise_(registry: Registry) -> ClusterConfig:
+            config = registry.config
+            assert config is not None, "a format level before the cluster was created"
+            if config.format_level < level:
+                check_raise(level, registry.sessions)
+                registry.config = config = msgspec.structs.replace(config, format_level=level)
+                registry.revision += 1
+            return config
+
+        return await self._ask("raise_format_level", raise_)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def _ask(self, kind: str, do: Callable[[Registry], T], changes: bool = True) -> T:
+        """Send a request once. It is carried out when it arrives, whoever still waits for it."""
+        if self.is_cut or not self._store.is_up:
+            raise CoordinatorDownError(f"{kind}: the coordination store refuses connections")
+        loop = asyncio.get_running_loop()
+        fate, floor = self._weather(kind), self._seen
+        answer: asyncio.Future[tuple[int, T]] = loop.create_future()
+
+        def deliver(revision: int, result: T | None, error: Exception | None) -> None:
+            if answer.done():
+                return  # nobody waits any more
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result((revision, result))  # type: ignore[arg-type]  # T may be None
+
+        def carry_out() -> None:
+            result, error = None, None
+            try:
+                store = self._store
+                result = store.change(do) if changes else do(store.registry)
+            except Exception as refusal:
+                error = refusal
+            if not fate.answer_lost:
+                revision = self._store.registry.revision
+                loop.call_later(fate.back_s, deliver, revision, result, error)
+
+        if not fate.request_lost:
+            loop.call_later(fate.there_s, self._store.arrive, carry_out)
+        try:
+            async with asyncio.timeout(self._request_s):
+                revision, result = await answer
+        except TimeoutError:
+            raise UnansweredError(
+                f"{kind}: no answer from the coordination store within {self._request_s} s"
+            ) from None
+        self._observe(revision, floor)
+        return result
+
+    async def _ask_again(self, kind: str, do: Callable[[Registry], T]) -> T:
+        """Send what changes nothing that matters, and may be asked twice."""
+        try:
+            return await self._ask(kind, do, changes=False)
+        except UnansweredError as error:
+            raise CoordinatorDownError(error.message) from None
+
+    def _observe(self, revision: int, floor: int) -> None:
+        """An answer given after one at `floor` cannot be older, unless the store went back (O7)."""
+        if revision < floor:
+            self.restored = Restored(floor, revision)
+            self._seen = revision
+        else:
+            self._seen = max(self._seen, revision)
