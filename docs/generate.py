@@ -20,6 +20,7 @@ from roost_node.__main__ import HIDDEN
 from roost_node.config import Limits, NodeConfig
 from roost_node.node import Node
 from roost_node.server import Server
+from roost_node.storage import rocks
 
 HERE = Path(__file__).resolve().parent
 UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -87,11 +88,21 @@ def metrics() -> str:
     return asyncio.run(served())
 
 
+def rocksdb() -> str:
+    """What the database takes of the memory."""
+    tables, cache = rocks.MEMTABLE_BYTES * rocks.MEMTABLES_MAX, rocks.CACHE_BYTES
+    return (
+        f"RocksDB takes up to about {show(tables + cache, 'bytes')} beside the objects: "
+        f"{show(tables, 'bytes')} for what is not in tables yet, {show(cache, 'bytes')} for its cache."
+    )
+
+
 LABELS = {"roost_calls_total": "status", "roost_rejections_total": "reason"}
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "limits": ("OPERATIONS.md", lambda: knobs(Limits)),
     "process": ("OPERATIONS.md", lambda: knobs(NodeConfig)),
+    "rocksdb": ("OPERATIONS.md", rocksdb),
     "metrics": ("OPERATIONS.md", metrics),
 }
 
