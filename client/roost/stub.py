@@ -48,6 +48,13 @@ class Order:
         """The lowest sequence that is not finished."""
         return next(iter(self._open), self._next)
 
+    def finished_before(self, sequence: int) -> range:
+        """The sequences right below that one that are finished, down to one that is not."""
+        first, oldest = sequence, self.oldest()
+        while first > oldest and first - 1 not in self._open:
+            first -= 1
+        return range(first, sequence)
+
 
 class Caller(Protocol):
     """Who carries a stub's calls."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from roost.errors import DeadlineExceededError, OverloadedError, RoostError
+from roost.errors import (
+    DeadlineExceededError,
+    OverloadedError,
+    RoostError,
+)
 from roost.stub import Order
-from roost.wire.messages import Call, Item, Outcome, Reply
+from roost.wire.messages import Call, Item, Outcome, Reply, Skip
 from roost.wire.session import CallSession, Waiting
-from roost.wire.status import to_error, to_status
+from roost.wire.status import OutOfOrderError, to_error, to_status
 
 DEADLINE_MS = 10_000
 
@@ -76,3 +80,66 @@ def test_a_call_that_is_sent_again_says_what_is_finished_by_now() -> None:
     # A new owner has never heard of the first: it would wait for it until the deadline.
     assert calls[1].oldest == 2
     assert session.outgoing == [calls[1]]
+
+
+def several(count: int) -> tuple[CallSession, Order, list[Asked]]:
+    """Calls of one stub, all sent."""
+    session = CallSession(jitter=lambda: 0.5, on_outgoing=lambda: None)
+    order = Order()
+    calls = [
+        Asked(Call(0, "Cell", "c", "put", b"", bytes(16), 0, DEADLINE_MS, 7, order.begin()), order)
+        for _ in range(count)
+    ]
+    for asked in calls:
+        session.start(asked)
+    session.outgoing = []
+    return session, order, calls
+
+
+def finish(session: CallSession, order: Order, asked: Asked) -> None:
+    assert isinstance(asked.call, Call)
+    order.end(asked.call.sequence)
+    session.give_up(asked)
+    session.outgoing = []
+
+
+def sent(session: CallSession) -> list[tuple[str, int]]:
+    """Kind and sequence of what goes out, with the `oldest` of calls."""
+    out: list[tuple[str, int]] = []
+    for message in session.outgoing:
+        if isinstance(message, Call):
+            out.append((f"call, oldest {message.oldest}", message.sequence))
+        elif isinstance(message, Skip):
+            out.append(("skip", message.sequence))
+    session.outgoing = []
+    return out
+
+
+def test_after_a_break_no_call_waits_for_one_that_is_finished() -> None:
+    session, order, (one, two, three, _four, _five) = several(5)
+    finish(session, order, one)
+    finish(session, order, three)
+    session.on_lost()
+    assert sent(session) == [
+        ("call, oldest 2", 2),
+        ("call, oldest 2", 4),
+        ("skip", 3),
+        ("call, oldest 2", 5),
+    ]
+    finish(session, order, two)
+    session.on_lost()
+    assert sent(session) == [("call, oldest 4", 4), ("call, oldest 4", 5)]
+
+
+def test_an_owner_that_misses_an_earlier_call_is_told_that_it_is_finished() -> None:
+    session, order, (_one, two, three) = several(3)
+    finish(session, order, two)
+    session.on_messages(
+        [refusal(three.call, OutOfOrderError("has not arrived"))],  # type: ignore[arg-type]
+        0,
+    )
+    session.on_tick(100)
+    assert sent(session) == [("call, oldest 1", 3), ("skip", 2)]
+    session.on_messages([refusal(three.call, OverloadedError("full"))], 100)  # type: ignore[arg-type]
+    session.on_tick(1000)
+    assert sent(session) == [("call, oldest 1", 3)]

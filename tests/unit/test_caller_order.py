@@ -102,3 +102,19 @@ def test_calls_start_in_the_order_in_which_they_were_made(data: st.DataObject) -
         if started and seen:
             finished.add(started[len(finished)] if len(finished) < len(started) else started[-1])
     assert started == sorted(started)
+
+
+def test_a_held_call_that_is_given_up_is_handed_back() -> None:
+    order: CallerOrder[str] = CallerOrder()
+    assert order.arrive("2", 2, 1) is Admission.HOLD
+    assert order.skip(2) == "2"
+    assert not order.has_held
+    assert order.arrive("1", 1, 1) is Admission.START
+    assert order.arrive("3", 3, 1) is Admission.START
+
+
+def test_a_second_call_of_a_held_sequence_does_not_take_its_place() -> None:
+    order: CallerOrder[str] = CallerOrder()
+    assert order.arrive("2", 2, 1) is Admission.HOLD
+    assert order.arrive("another 2", 2, 1) is Admission.REFUSE
+    assert order.take_held() == ["2"]

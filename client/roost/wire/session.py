@@ -7,6 +7,10 @@ so sending again is safe at any moment; each attempt has an id of its own on the
 Rules: a refused call (nothing happened) is sent again after a pause, together with the refused calls
 of its stub, in order; after a break all unfinished calls are sent again, in order; a deadline ends
 the call here even when no answer comes, a moment after the owner would have said so.
+
+An owner that was restarted knows nothing of a stub's earlier calls. So each attempt says anew what the
+oldest unfinished call is, and after a break, or when the owner misses an earlier call, it is told which
+of those in between are finished: or it would wait for them for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from typing import Protocol
 from roost.errors import DeadlineExceededError, OutcomeUnknownError, RoostError
 from roost.wire.deadlines import Deadlines
 from roost.wire.messages import Call, Cancel, Item, Outcome, Query, Reply, Skip, ToClient, ToServer
-from roost.wire.status import to_error
+from roost.wire.status import OutOfOrderError, to_error
 
 RETRY_MS_MIN = 5
 RETRY_MS_MAX = 1_000
@@ -34,15 +38,21 @@ class StubOrder(Protocol):
     def end(self, sequence: int) -> None:
         """One is finished."""
 
+    def finished_before(self, sequence: int) -> range:
+        """The sequences right below that one that are finished."""
+
 
 class Waiting:
     """A call that is not finished. The shell derives from it."""
 
-    __slots__ = ("attempts", "bucket", "call", "done", "got_items", "order", "retry_bucket", "why")
+    __slots__ = (
+        "attempts", "bucket", "call", "done", "got_items", "order", "order_lost", "retry_bucket", "why",
+    )  # fmt: skip
 
     def __init__(self, call: Call | Query, order: StubOrder | None = None) -> None:
         self.call = call
         self.order = order
+        self.order_lost = False  # the owner may not know what came before
         self.attempts = 0
         self.bucket = -1
         self.retry_bucket = -1
@@ -86,19 +96,20 @@ class CallSession:
         self._next_id += 1
         call = waiting.call
         call.id = self._next_id
-        order = waiting.order
-        if order is not None:
-            # Of now: an owner that knows nothing of this stub would wait for what is finished here.
-            call.oldest = order.oldest()  # type: ignore[union-attr]  # a Query has no order
         waiting.attempts += 1
         self._open[call.id] = waiting
-        outgoing = self.outgoing
-        outgoing.append(call)
-        if len(outgoing) == 1:
-            self._on_outgoing()
+        order = waiting.order
+        if order is not None and isinstance(call, Call):
+            # Of now: an owner that knows nothing of this stub would wait for what is finished here.
+            call.oldest = order.oldest()
+        self.say(call)
+        if waiting.order_lost and order is not None and isinstance(call, Call):
+            waiting.order_lost = False
+            for sequence in order.finished_before(call.sequence):
+                self.say(Skip(call.class_name, call.key, call.stub_id, sequence))
 
     def say(self, message: ToServer) -> None:
-        """Send something that has no answer."""
+        """Send something."""
         self.outgoing.append(message)
         if len(self.outgoing) == 1:
             self._on_outgoing()
@@ -148,6 +159,8 @@ class CallSession:
                 waiting.end(reply)
             return
         waiting.why = error
+        if reply.error is not None and reply.error.type == OutOfOrderError.__name__:
+            waiting.order_lost = True
         retry_after_ms = int(getattr(error, "retry_after_s", 0.0) * 1000)
         pause = min(RETRY_MS_MAX, RETRY_MS_MIN << min(waiting.attempts - 1, 10))
         pause = max(int(pause * (0.5 + self._jitter())), min(retry_after_ms, RETRY_MS_MAX), 1)
@@ -195,6 +208,7 @@ class CallSession:
                 self._forget(waiting)
                 waiting.fail(_stream_error())
             else:
+                waiting.order_lost = True
                 self._send(waiting)
 
     def give_up(self, waiting: Waiting) -> None:

@@ -57,6 +57,10 @@ TEXT_MAX = 16 * 1024
 DATA_BYTES_MAX = 64 * 1024  # of an application error's arguments: an error is no way to send state
 
 
+class OutOfOrderError(UnavailableError):
+    """An earlier call of the stub has not arrived: between server and client only, known by its type."""
+
+
 def to_status(error: BaseException) -> tuple[Status, ErrorInfo]:
     """What to say of an error on the wire; anything but a RoostError is an ObjectError."""
     status = Status.OBJECT_ERROR

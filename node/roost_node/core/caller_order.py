@@ -58,8 +58,8 @@ class CallerOrder(Generic[ItemT]):
             return Admission.START
         if self._held is None:
             self._held = {}
-        elif len(self._held) >= HELD_MAX:
-            return Admission.REFUSE
+        elif len(self._held) >= HELD_MAX or sequence in self._held:
+            return Admission.REFUSE  # (two calls of one sequence: this caller counts wrong)
         self._held[sequence] = item
         return Admission.HOLD
 
@@ -69,12 +69,11 @@ class CallerOrder(Generic[ItemT]):
             self._next = sequence
         self._refused = sequence
 
-    def skip(self, sequence: int) -> None:
-        """The caller gave `sequence` up."""
+    def skip(self, sequence: int) -> ItemT | None:
+        """The caller gave `sequence` up, or it is finished. Returns the call if it is held: it is over."""
         if sequence == self._refused:
             self._refused = 0
-        if self._held is not None:
-            self._held.pop(sequence, None)
+        held = self._held.pop(sequence, None) if self._held is not None else None
         if sequence == self._next:
             self._next += 1
             self._advance()
@@ -83,6 +82,7 @@ class CallerOrder(Generic[ItemT]):
                 self._skipped = set()
             if len(self._skipped) < HELD_MAX:
                 self._skipped.add(sequence)
+        return held
 
     def ready(self) -> ItemT | None:
         """The held call whose turn has come, one at a time; it counts as started."""

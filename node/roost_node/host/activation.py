@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from roost.cluster.ids import first_sent_ms
 from roost.context import Context, DeactivationReason, current_call
 from roost.errors import (
-    OverloadedError,
     ReadOnlyError,
     RoostError,
     StaleCallError,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from roost_node.host.host import Host
 
 SMALL_FIELD_BYTES_MAX = 1024
+ORDERS_MIN = 1024  # stubs whose order is kept, before anybody looks which can be forgotten
 
 
 class Activation:
@@ -65,6 +65,7 @@ class Activation:
         "last_index",
         "loading",
         "orders",
+        "orders_max",
         "parked",
         "rows",
         "rows_bytes",
@@ -87,6 +88,7 @@ class Activation:
         self.state = ActivationState.ACTIVE
         self.gate: InputGate[ActiveCall] = InputGate()
         self.orders: dict[int, CallerOrder[ActiveCall]] | None = None
+        self.orders_max = ORDERS_MIN
         self.calls: dict[bytes, ActiveCall] = {}
         self.parked: list[ActiveCall] | None = None  # came while it was leaving
         self.rows: dict[bytes, bytes | None] | None = None  # the open turn's storage writes
@@ -185,24 +187,25 @@ class Activation:
             orders = self.orders = {}
         order = orders.get(stub_id)
         if order is None:
-            if len(orders) >= 256:
-                self.drop_orders(self.host.now_ms() - 10_000)
-                if len(orders) >= 4096:
-                    raise OverloadedError(
-                        f"{self.class_name}/{self.key} is being called through {len(orders)} stubs",
-                        retry_after_s=1.0,
-                    )
+            if len(orders) >= self.orders_max:
+                self._drop_orders(orders)
             order = orders[stub_id] = CallerOrder()
         return order
 
-    def drop_orders(self, before_ms: int) -> None:
-        """Forget stubs that have been silent: a late call of one is asked to come again in order."""
-        if self.orders:
-            self.orders = {
-                stub: order
-                for stub, order in self.orders.items()
-                if order.used_ms >= before_ms or order.has_held
-            } or None
+    def _drop_orders(self, orders: dict[int, CallerOrder[ActiveCall]]) -> None:
+        """Forget the stubs that have been silent longest.
+
+        Every call may come through a stub of its own, so there is no bound on stubs, only on what is
+        kept of them. One that has open calls is kept. Of the others nothing needs to be known: a later
+        call says itself which of the earlier ones are unfinished, and waits for those to come again.
+        """
+        busy = {active.call.stub_id for active in self.calls.values()}
+        idle = sorted(stub for stub in orders if stub not in busy)
+        idle.sort(key=lambda stub: orders[stub].used_ms)
+        for stub in idle[: max(0, len(idle) - ORDERS_MIN // 2)]:
+            del orders[stub]
+        # Twice what is left: so dropping costs each stub a constant, however many are busy.
+        self.orders_max = max(ORDERS_MIN, 2 * len(orders))
 
     # -- the turn --------------------------------------------------------------------------
 

@@ -25,10 +25,12 @@ from roost.errors import (
 )
 from roost.wire.codec import too_large_arguments
 from roost.wire.messages import ARGUMENTS_BYTES_MAX, CHAIN_LENGTH_MAX, Call, Skip
+from roost.wire.status import OutOfOrderError
 from roost_node.core.caller_order import Admission as Turn
 from roost_node.core.dedup import Age, age_of
 from roost_node.core.lifecycle import ActivationState
 from roost_node.host.activation import Activation
+from roost_node.host.blame import failure
 from roost_node.host.call import DEADLINE_DEFAULT_MS, ActiveCall, Sink, Stage
 
 if TYPE_CHECKING:
@@ -130,7 +132,8 @@ class Arrivals:
             order.used_ms = now_ms
             turn = order.arrive(active, call.sequence, call.oldest)
             if turn is Turn.REFUSE:
-                raise UnavailableError(
+                self.enter_ready(activation, call.stub_id)
+                raise OutOfOrderError(
                     "an earlier call of this stub was refused: send it again first"
                 )
             activation.calls[rid] = active
@@ -141,8 +144,8 @@ class Arrivals:
                 active.bucket = host.deadlines.add(
                     active, min(deadline_ms, now_ms + host.limits.order_wait_ms)
                 )
-                return active
-            self.enter(active)
+            else:
+                self.enter(active)
             if order.has_held:
                 self.enter_ready(activation, call.stub_id)
             return active
@@ -258,9 +261,23 @@ class Arrivals:
                 count += 1
         return count
 
+    def refused(self, activation: Activation, call: Call, *, for_good: bool) -> None:
+        """A call was not taken: later ones of its stub wait for it, unless it will not come again."""
+        if for_good:
+            self.give_up(activation, call.stub_id, call.sequence)
+        elif activation.orders and call.stub_id in activation.orders:
+            activation.orders[call.stub_id].refuse(call.sequence)
+
     def skip(self, skip: Skip) -> None:
-        """A caller gave one sequence of its stub up."""
+        """A caller gave one sequence of its stub up, or has seen its end."""
         activation = self._host.activations.get((skip.class_name, skip.key))
         if activation is not None and activation.orders and skip.stub_id in activation.orders:
-            activation.orders[skip.stub_id].skip(skip.sequence)
-            self.enter_ready(activation, skip.stub_id)
+            self.give_up(activation, skip.stub_id, skip.sequence)
+
+    def give_up(self, activation: Activation, stub_id: int, sequence: int) -> None:
+        """Nobody is to wait for that call of the stub."""
+        held = activation.order_of(stub_id).skip(sequence)
+        if held is not None:
+            error = UnavailableError(f"{held} was given up before its turn came")
+            self._host.turns.finish(held, *failure(error), own_entry=False, remember=False)
+        self.enter_ready(activation, stub_id)

@@ -78,6 +78,9 @@ class Children:
             )  # fmt: skip
             waiter = Waiter(host.loop)
             active = host.submit(attempt, waiter)
+            if pause_s > RETRY_S_MIN:  # again: the object may have forgotten which came before
+                for sequence in stub._order.finished_before(call.sequence):
+                    host.skip(Skip(call.class_name, call.key, call.stub_id, sequence))
             try:
                 reply = await waiter.future
             except asyncio.CancelledError:

@@ -110,16 +110,12 @@ class Host:
     def refuse(self, call: Call, sink: Sink, error: RoostError) -> None:
         """Answer a call that was not taken."""
         self.telemetry.reject(type(error).__name__)
-        if call.stub_id and call.sequence > 0:
-            activation = self.activations.get((call.class_name, call.key))
-            if activation is not None and activation.orders is not None:
-                order = activation.orders.get(call.stub_id)
-                if order is not None and error.retryable:
-                    order.refuse(call.sequence)
-                elif order is not None:
-                    order.skip(call.sequence)  # it will not come again
         status, info = to_status(error)
         sink.send(Reply(call.id, status, b"", 0, info))
+        if call.stub_id and call.sequence > 0:
+            activation = self.activations.get((call.class_name, call.key))
+            if activation is not None:
+                self.arrivals.refused(activation, call, for_good=not error.retryable)
 
     def query(self, query: Query, sink: Sink) -> None:
         """What became of a request?"""

@@ -69,8 +69,7 @@ class Known:
         host = self._host
         host.telemetry.dedup_hits += 1
         if call.stub_id:
-            activation.order_of(call.stub_id).skip(call.sequence)
-            host.arrivals.enter_ready(activation, call.stub_id)
+            host.arrivals.give_up(activation, call.stub_id, call.sequence)
         message = Reply(call.id, reply.status, reply.payload, reply.epoch, reply.error)
         activation.shard.release(activation.last_index, Output(sink, message), own_entry=True)
 

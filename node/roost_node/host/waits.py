@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from roost.errors import DeadlineExceededError, UnavailableError
+from roost.wire.status import OutOfOrderError
 from roost_node.host.activation import Activation
 from roost_node.host.blame import failure
 from roost_node.host.call import ActiveCall, Cancelled, Sink, Stage
@@ -47,7 +48,7 @@ class Waits:
     def _give_up_order(self, active: ActiveCall) -> None:
         """An earlier call of the stub never came: ask the caller to send all again, in order."""
         activation = active.activation
-        error = UnavailableError("an earlier call of this stub has not arrived: send all again")
+        error = OutOfOrderError("an earlier call of this stub has not arrived: send all again")
         for held in activation.order_of(active.call.stub_id).take_held():
             self._host.turns.finish(held, *failure(error), own_entry=False, remember=False)
 
