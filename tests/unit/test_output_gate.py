@@ -64,3 +64,13 @@ def test_everything_leaves_once_and_not_before_it_is_committed(
     left += gate.on_committed(committed + 100)
     assert sorted(left) == list(range(len(offers)))
     assert gate.waiting_count() == 0
+
+
+def test_output_for_a_lower_index_never_leaves_after_that_for_a_higher() -> None:
+    gate: OutputGate[str] = OutputGate(0)
+    gate.offer(2, "second", own_entry=True)
+    gate.offer(1, "first", own_entry=False)
+    gate.offer(1, "first again", own_entry=True)
+    gate.offer(3, "third", own_entry=True)
+    assert gate.on_committed(2) == ["first", "first again", "second"]
+    assert gate.on_committed(3) == ["third"]

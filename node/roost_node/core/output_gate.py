@@ -13,7 +13,9 @@ Source: external synchrony (Nightingale et al., "Rethink the Sync", 2006), here 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 OutputT = TypeVar("OutputT")
@@ -27,12 +29,13 @@ def always_covered() -> bool:
 class OutputGate(Generic[OutputT]):
     """Outputs of one shard that wait for an index of its log."""
 
-    __slots__ = ("_committed", "_held", "_is_covered", "_uncovered")
+    __slots__ = ("_committed", "_held", "_in_order", "_is_covered", "_uncovered")
 
     def __init__(self, committed: int, is_covered: Callable[[], bool] = always_covered) -> None:
         self._committed = committed
         self._is_covered = is_covered
-        self._held: dict[int, list[tuple[OutputT, bool]]] = {}
+        self._held: list[tuple[int, OutputT, bool]] = []
+        self._in_order = True  # no held output waits for less than one before it
         self._uncovered: list[OutputT] = []  # committed, but cover is missing (R3, R4)
 
     def offer(self, index: int, output: OutputT, *, own_entry: bool) -> bool:
@@ -42,32 +45,39 @@ class OutputGate(Generic[OutputT]):
                 return True
             self._uncovered.append(output)
             return False
-        held = self._held.get(index)
-        if held is None:
-            held = self._held[index] = []
-        held.append((output, own_entry))
+        held = self._held
+        if held and held[-1][0] > index:
+            self._in_order = False
+        held.append((index, output, own_entry))
         return False
 
     def on_committed(self, index: int) -> list[OutputT]:
         """What may leave now that everything up to `index` is committed."""
+        if index > self._committed:
+            self._committed = index
+        held = self._held
+        if not held:
+            return []
+        if not self._in_order:
+            held.sort(key=itemgetter(0))  # stable: first come, first out
+            self._in_order = True
+        if held[-1][0] <= index:
+            self._held = []
+        else:
+            count = bisect_right(held, index, key=itemgetter(0))
+            held, self._held = held[:count], held[count:]
         released: list[OutputT] = []
         covered: bool | None = None
-        held = self._held
-        for reached in range(self._committed + 1, index + 1):
-            outputs = held.pop(reached, None)
-            if outputs is None:
+        for _, output, own_entry in held:
+            if own_entry:
+                released.append(output)  # R2: no further check
                 continue
-            for output, own_entry in outputs:
-                if own_entry:
-                    released.append(output)  # R2: no further check
-                    continue
-                if covered is None:
-                    covered = self._is_covered()  # R3: asked after the execution
-                if covered:
-                    released.append(output)
-                else:
-                    self._uncovered.append(output)
-        self._committed = max(self._committed, index)
+            if covered is None:
+                covered = self._is_covered()  # R3: asked after the execution
+            if covered:
+                released.append(output)
+            else:
+                self._uncovered.append(output)
         return released
 
     def on_covered(self) -> list[OutputT]:
@@ -77,4 +87,4 @@ class OutputGate(Generic[OutputT]):
 
     def waiting_count(self) -> int:
         """Outputs that may not leave yet."""
-        return sum(map(len, self._held.values())) + len(self._uncovered)
+        return len(self._held) + len(self._uncovered)

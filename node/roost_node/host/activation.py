@@ -29,7 +29,7 @@ from roost_node.core.caller_order import CallerOrder
 from roost_node.core.dedup import minute_of
 from roost_node.core.input_gate import InputGate
 from roost_node.core.lifecycle import ActivationState
-from roost_node.core.log import DeleteRange, Op
+from roost_node.core.log import DeleteRange
 from roost_node.host.blame import blame_code
 from roost_node.host.call import ActiveCall
 from roost_node.host.object_port import ObjectPort
@@ -51,6 +51,7 @@ class Activation:
         "_created_ms",
         "_large",
         "_migrated",
+        "_record_key",
         "_stored",
         "calls",
         "class_name",
@@ -104,7 +105,8 @@ class Activation:
     def _load(self, now_ms: int) -> None:
         """Read the record and the fields, from the state and younger entries (L4)."""
         spec, shard, group = self.spec, self.shard, self.group
-        raw = shard.get(group, layout.record_key(shard.id, group))
+        self._record_key = layout.record_key(shard.id, group)
+        raw = shard.get(group, self._record_key)
         fields: dict[str, bytes] = {}
         self._large: tuple[str, ...] = ()
         self._stored = raw is not None
@@ -224,11 +226,10 @@ class Activation:
             return False
         if active is not None and active.shared:
             raise ReadOnlyError(f"{active} is marked read_only and has written")
-        ops: list[Op] = []
-        self._object_ops(ops, changes, now_ms, len(record) if record is not None else 0)
+        written = self._object_rows(changes, now_ms, len(record) if record is not None else 0)
         if record is not None and active is not None:
-            ops.append(self._file(active, record))
-        self._append(ops, now_ms)
+            written[self._file(active, record)] = record
+        self._append(written, now_ms, self._cleared_ranges() if self.cleared else ())
         if changes:
             self.fields.accept(changes)
         if rows or self.cleared:
@@ -239,29 +240,34 @@ class Activation:
 
     def commit_record(self, active: ActiveCall, record: bytes, now_ms: int) -> None:
         """An entry that holds only the record of a call."""
-        self._append([self._file(active, record)], now_ms)
+        self._append({self._file(active, record): record}, now_ms)
 
-    def _file(self, active: ActiveCall, record: bytes) -> Op:
-        """Where a call's record goes; its bytes count from now on."""
+    def _file(self, active: ActiveCall, record: bytes) -> bytes:
+        """The key of a call's record; its bytes count from now on."""
         key = self.dedup_key(active)
         self.shard.kept.add(layout.read_dedup_minute(key), len(key) + len(record))
-        return key, record
+        return key
 
-    def _append(self, ops: Sequence[Op], now_ms: int) -> None:
-        entry = self.shard.log.append(self.group, ops, now_ms)
+    def _append(
+        self, rows: dict[bytes, bytes | None], now_ms: int, ranges: Sequence[DeleteRange] = ()
+    ) -> None:
+        entry = self.shard.log.append(self.group, rows, now_ms, ranges)
         self.last_index = entry.index
         self.host.committer.add(self.shard, entry)
 
-    def _object_ops(
-        self, ops: list[Op], changes: dict[str, bytes] | None, now_ms: int, record_bytes: int
-    ) -> None:
+    def _cleared_ranges(self) -> tuple[DeleteRange, ...]:
+        return (DeleteRange(*layout.rows_range(self.shard.id, self.group)),)
+
+    def _object_rows(
+        self, changes: dict[str, bytes] | None, now_ms: int, record_bytes: int
+    ) -> dict[bytes, bytes | None]:
         """The object's record and rows as this turn leaves them."""
+        written: dict[bytes, bytes | None] = {}
         shard_id, group = self.shard.id, self.group
         raw = self.fields.raw
         size = self.size_bytes
         total = self.rows_bytes + record_bytes
         if self.cleared:
-            ops.append(DeleteRange(*layout.rows_range(shard_id, group)))
             size = sum(map(len, raw.values()))
         if changes:
             for name, value in changes.items():
@@ -270,7 +276,7 @@ class Activation:
         if self.rows:
             for key, row in self.rows.items():
                 size += self._row_delta(key, row)
-                ops.append((key, row))
+            written.update(self.rows)
         if total > TURN_BYTES_MAX:
             raise TooLargeError(
                 f"a call on {self.class_name}/{self.key} wrote {total} bytes, at most "
@@ -288,28 +294,24 @@ class Activation:
             if len(value) > SMALL_FIELD_BYTES_MAX:
                 large.append(name)
                 if changes and name in changes:
-                    ops.append((layout.field_key(shard_id, group, name), value))
+                    written[layout.field_key(shard_id, group, name)] = value
         for name in self._large:
             if name not in large:
-                ops.append((layout.field_key(shard_id, group, name), None))
+                written[layout.field_key(shard_id, group, name)] = None
         small = {n: v for n, v in merged.items() if n not in large} if large else merged
         if size <= 0:
             if self._stored:
-                ops.append((layout.record_key(shard_id, group), None))
+                written[self._record_key] = None
             self._stored = False
         else:
-            ops.append(
-                (
-                    layout.record_key(shard_id, group),
-                    records.encode_object(
-                        self.spec.version, self._created_ms, now_ms, size, small, large
-                    ),
-                )
+            written[self._record_key] = records.encode_object(
+                self.spec.version, self._created_ms, now_ms, size, small, large
             )
             self._stored = True
         self._large = tuple(large)
         self.host.size_bytes += size - self.size_bytes
         self.size_bytes = size
+        return written
 
     def _row_delta(self, key: bytes, row: bytes | None) -> int:
         new = len(key) + len(row) if row is not None else 0
@@ -342,13 +344,10 @@ class Activation:
         """All that the object stores goes, in one entry. False: there was nothing."""
         if not self._stored:
             return False
-        shard_id, group = self.shard.id, self.group
-        ops: list[Op] = [
-            DeleteRange(*layout.rows_range(shard_id, group)),
-            (layout.record_key(shard_id, group), None),
-        ]
-        ops += [(layout.field_key(shard_id, group, name), None) for name in self._large]
-        self._append(ops, now_ms)
+        written: dict[bytes, bytes | None] = {self._record_key: None}
+        for name in self._large:
+            written[layout.field_key(self.shard.id, self.group, name)] = None
+        self._append(written, now_ms, self._cleared_ranges())
         return True
 
     # -- records of calls ------------------------------------------------------------------

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from roost_node.core.log import DeleteRange, Entry, Op
+from roost_node.core.log import Entry, Op
 from roost_node.host.flusher import Flusher
 from roost_node.host.shard import Shard
 from roost_node.storage import layout, records
@@ -143,11 +143,8 @@ class Committer:
             self._done(batch, self._loop.time() - self._started)
 
     def _done(self, batch: list[tuple[Shard, Entry]], seconds: float) -> None:
-        last: dict[Shard, int] = {}
-        for shard, entry in batch:
-            last[shard] = entry.index
-        for shard, index in last.items():
-            shard.on_durable(index)
+        for shard, entry in dict(batch).items():  # the last entry of each shard
+            shard.on_durable(entry.index)
         self._telemetry.on_commit(len(batch), seconds)
         if self._pending and not self._scheduled:
             self._scheduled = True
@@ -174,18 +171,14 @@ def merge(batch: list[tuple[Shard, Entry]]) -> list[Op]:
     """The writes of a batch, with only the last version of each key, and each shard's new head."""
     ops: list[Op] = []
     rows: dict[bytes, bytes | None] = {}
-    heads: dict[Shard, Entry] = {}
-    for shard, entry in batch:
-        heads[shard] = entry
-        for op in entry.ops:
-            if isinstance(op, DeleteRange):
-                ops.extend(rows.items())  # order matters around a range delete
-                rows = {}
-                ops.append(op)
-            else:
-                rows[op[0]] = op[1]
-    for shard, entry in heads.items():
-        rows[layout.head_key(shard.id)] = records.encode_head(
+    for _, entry in batch:
+        if entry.ranges:
+            ops.extend(rows.items())  # order matters around a range delete
+            ops.extend(entry.ranges)
+            rows = {}
+        rows.update(entry.rows)
+    for shard, entry in dict(batch).items():  # the last entry of each shard
+        rows[shard.head_key] = records.encode_head(
             entry.epoch, entry.index, entry.hash, entry.log_time_ms
         )
     ops.extend(rows.items())

@@ -155,7 +155,7 @@ class Keeper:
             except CorruptionError:
                 found = True  # deleting needs no reading
             if found:
-                host.committer.add(shard, shard.log.append(NOBODY, [doomed], now_ms))
+                host.committer.add(shard, shard.log.append(NOBODY, {}, now_ms, (doomed,)))
         self._sweep_at += SWEEP_SHARDS
 
     def _count_records(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from roost_node.core.dedup import Kept
-from roost_node.core.log import Head, ShardLog
+from roost_node.core.log import NOT_HERE, Head, ShardLog
 from roost_node.core.output_gate import OutputGate
 from roost_node.host.call import Output
 from roost_node.storage import layout
@@ -22,6 +22,7 @@ class Shard:
         "_time",
         "_uncounted",
         "gate",
+        "head_key",
         "id",
         "kept",
         "log",
@@ -42,6 +43,7 @@ class Shard:
         self._time = time
         self._latency = latency
         self.id = shard_id
+        self.head_key = layout.head_key(shard_id)
         self._store = store
         self.log = ShardLog(shard_id, head, epoch, now_ms)
         self.gate: OutputGate[Output] = OutputGate(head.index)
@@ -95,8 +97,8 @@ class Shard:
         rows = self.log.group(group)
         if rows is not None:
             found = rows.get(key)
-            if found is not None:
-                return found[0]
+            if found is not NOT_HERE:
+                return found
         return self._store.get(key)
 
     def scan(
@@ -116,7 +118,7 @@ class Shard:
         younger: dict[bytes, bytes | None] = {}
         rows = None if hide_stored else self.log.group(group)
         if rows is not None:
-            younger = {k: v for k, (v, _) in rows.rows.items() if start <= k < end}
+            younger = {k: v for k, v in rows.rows.items() if start <= k < end}
         younger.update((k, v) for k, v in own.items() if start <= k < end)
         if hide_stored:
             return iter(
@@ -124,7 +126,7 @@ class Shard:
             )
         stored = self._store.iterate(start, end, reverse=reverse)
         if rows is not None and rows.ranges:
-            ranges = tuple(deleted for deleted, _ in rows.ranges)
+            ranges = tuple(rows.ranges)
             stored = (row for row in stored if not any(r.start <= row[0] < r.end for r in ranges))
         if not younger:
             return stored
