@@ -355,8 +355,10 @@ def test_a_death_can_be_written_whether_the_key_is_there_or_not(place: Place) ->
 # --- hints
 
 
-async def first(hints: AsyncIterator[Hint], wanted: Callable[[Hint], bool]) -> Hint:
-    async with asyncio.timeout(20):
+async def first(
+    hints: AsyncIterator[Hint], wanted: Callable[[Hint], bool], within_s: float = 20
+) -> Hint:
+    async with asyncio.timeout(within_s):
         async for hint in hints:
             if wanted(hint):
                 return hint

@@ -41,6 +41,9 @@ from roost_node.core.record import (
 DEATH_KEPT_S = 60
 """How long a death stays written down: many times the promise that it cuts short (P6)."""
 
+RACES_MAX = 5
+"""How often registering may be overtaken by another run of the same store, before it gives up."""
+
 
 class CoordinatorDownError(UnavailableError):
     """The coordination store could not be reached, or cannot act: nothing was changed."""
@@ -106,7 +109,8 @@ class Coordinator(Protocol):
     async def open_session(self, info: SessionInfo, ttl_s: int) -> SessionId:
         """Register this run of the store: a lease, and the store's key under it.
 
-        Whatever older session holds the key ends with it. Raises `CoordinatorRefusedError` if the
+        Whatever older session holds the key ends with it; a request of ours that was lost and arrives
+        late replaces nobody. Raises `CoordinatorRefusedError` if the
         cluster's format level is above the node's.
         """
 

@@ -36,6 +36,7 @@ from roost_node.core.record import (
 from roost_node.ownership import etcd_pb2 as pb
 from roost_node.ownership.coordinator import (
     DEATH_KEPT_S,
+    RACES_MAX,
     Coordinator,
     CoordinatorDownError,
     CoordinatorRefusedError,
@@ -66,9 +67,6 @@ from roost_node.ownership.etcd_transaction import (
 from roost_node.ownership.keys import Keys, decode, encode
 
 _log = logging.getLogger(__name__)
-
-RACES_MAX = 5
-"""How often registering may be overtaken by another run of the same store, before we give up."""
 
 
 class EtcdCoordinator(Coordinator):

@@ -37,6 +37,7 @@ from roost_node.core.record import (
 )
 from roost_node.core.registry import Registry
 from roost_node.ownership.coordinator import (
+    RACES_MAX,
     Changed,
     Coordinator,
     CoordinatorDownError,
@@ -258,17 +259,26 @@ class MemoryCoordinator(Coordinator):
         )
 
     async def open_session(self, info: SessionInfo, ttl_s: int) -> SessionId:
-        def open_(registry: Registry) -> SessionInfo:
+        def look(registry: Registry) -> SessionInfo | None:
             assert registry.config is not None, "a session before the cluster was created"
             check_format(info, registry.config)
+            return registry.sessions.get(info.store)
+
+        def register(registry: Registry) -> SessionInfo | None:
+            if look(registry) != older:
+                return None
             session = self._store.grant(info.store, ttl_s)
             registered = msgspec.structs.replace(info, session=session)
             registry.register(registered)
             return registered
 
-        registered = await self._ask("open_session", open_)
-        self._infos[registered.session] = registered
-        return registered.session
+        for _ in range(RACES_MAX):
+            older = await self._ask_again("open_session", look)
+            registered = await self._ask("open_session", register)
+            if registered is not None:
+                self._infos[registered.session] = registered
+                return registered.session
+        raise CoordinatorDownError(f"other runs of store {info.store} register at the same time")
 
     async def keep_alive(self, session: SessionId) -> bool:
         return await self._ask_again("keep_alive", lambda _: self._store.renew(session))
@@ -316,7 +326,7 @@ class MemoryCoordinator(Coordinator):
         breaks = self._store.breaks
         while True:
             if self.is_cut or not self._store.is_up or self._store.is_frozen:
-                if self.is_cut:
+                if self.is_cut or not self._store.is_up:
                     breaks = -1  # what comes back is another connection
                 await asyncio.sleep(self._request_s / 10)
                 continue
