@@ -1,0 +1,1 @@
+"""Clusters on paper, to plan for."""
