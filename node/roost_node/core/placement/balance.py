@@ -50,46 +50,54 @@ def misfit(load: int, share: Share) -> int:
     return max(load - share.high, 0) + min(load - share.low, 0)
 
 
-def _helps(
-    load: Mapping[StoreId, int], shares: Mapping[StoreId, Share], giver: StoreId, taker: StoreId
-) -> bool:
-    before = misfit(load[giver], shares[giver]) ** 2 + misfit(load[taker], shares[taker]) ** 2
-    gives, takes = load[giver] - 1, load[taker] + 1
-    return misfit(gives, shares[giver]) ** 2 + misfit(takes, shares[taker]) ** 2 < before
+class _Need:
+    """Who could give and who could take, at the loads of this moment."""
 
+    def __init__(self, load: Mapping[StoreId, int], shares: Mapping[StoreId, Share]) -> None:
+        self.order = sorted(  # the fullest first
+            shares,
+            key=lambda store: (
+                -misfit(load[store], shares[store]),
+                shares[store].exact - load[store],
+                store,
+            ),
+        )
+        squares = {
+            store: [misfit(load[store] + by, share) ** 2 for by in (-1, 0, 1)]
+            for store, share in shares.items()
+        }
+        self._giving = {store: before - after for store, (after, before, _) in squares.items()}
+        self._taking = {store: before - after for store, (_, before, after) in squares.items()}
 
-def _by_need(load: Mapping[StoreId, int], shares: Mapping[StoreId, Share]) -> list[StoreId]:
-    """The fullest first."""
-    return sorted(
-        shares,
-        key=lambda store: (
-            -misfit(load[store], shares[store]),
-            shares[store].exact - load[store],
-            store,
-        ),
-    )
+    def takers(self, giver: StoreId) -> list[StoreId]:
+        """To whom a shift would help, the emptiest first."""
+        gain = self._giving[giver]
+        return [
+            store
+            for store in reversed(self.order)
+            if gain + self._taking[store] > 0 and store != giver
+        ]
 
 
 def _direct(
     load: Mapping[StoreId, int], shares: Mapping[StoreId, Share], pick: Pick[ItemT]
 ) -> list[tuple[ItemT, StoreId, StoreId]]:
-    order = _by_need(load, shares)
-    for giver in order:
-        for taker in reversed(order):
-            if giver != taker and _helps(load, shares, giver, taker):
-                item = pick(giver, taker)
-                if item is not None:
-                    return [(item, giver, taker)]
+    need = _Need(load, shares)
+    for giver in need.order:
+        for taker in need.takers(giver):
+            item = pick(giver, taker)
+            if item is not None:
+                return [(item, giver, taker)]
     return []
 
 
 def _chain(
     load: Mapping[StoreId, int], shares: Mapping[StoreId, Share], pick: Pick[ItemT]
 ) -> list[tuple[ItemT, StoreId, StoreId]]:
-    order = _by_need(load, shares)
-    for giver in order:
-        takers = {store for store in order if _helps(load, shares, giver, store)}
-        chain = _search(giver, takers, order, pick) if takers else []
+    need = _Need(load, shares)
+    for giver in need.order:
+        takers = need.takers(giver)
+        chain = _search(giver, takers, need.order, pick) if takers else []
         if chain:
             return chain
     return []

@@ -29,7 +29,7 @@ class Seats:
     """A layout that is being worked on, with its counts."""
 
     __slots__ = (
-        "_heaps", "_live", "_owner_shares", "_records", "_ring", "_version", "_zones",
+        "_data", "_heaps", "_live", "_owner_shares", "_records", "_ring", "_version", "_zones",
         "copies", "held", "owned", "owner", "owners", "replicas",
     )  # fmt: skip
 
@@ -53,6 +53,11 @@ class Seats:
         self.owned: dict[StoreId, set[ShardId]] = {store: set() for store in zones}
         self.copies: dict[StoreId, int] = dict.fromkeys(zones, 0)
         self.owners: dict[StoreId, int] = dict.fromkeys(zones, 0)
+        self._data: dict[StoreId, set[ShardId]] = {store: set() for store in zones}
+        for shard, record in records.items():
+            for store in (*record.in_sync, *record.learners):
+                if store in zones:
+                    self._data[store].add(shard)
         self._version = 0
         self._heaps: dict[tuple[StoreId, StoreId, bool], tuple[int, list[Rank]]] = {}
 
@@ -66,10 +71,8 @@ class Seats:
 
     def has_data(self, shard: ShardId, store: StoreId) -> bool:
         """Whether this store holds (some of) the shard's entries already, as far as one can know."""
-        if store not in self._live:
-            return True  # away: no member any more, and yet it comes back with what it had
-        record = self._records.get(shard)
-        return record is not None and (store in record.in_sync or store in record.learners)
+        # One that is away is no member any more, and yet it comes back with what it had.
+        return store not in self._live or shard in self._data[store]
 
     def seat(self, shard: ShardId, stores: Iterable[StoreId]) -> None:
         """Add seats."""
@@ -146,10 +149,20 @@ class Seats:
         return old == new or self.crowd(shard, new) < self.crowd(shard, old)
 
     def pick_free(self, giver: StoreId, taker: StoreId) -> ShardId | None:
-        """The best shard to move a seat of, if that costs no copying."""
-        shard = self.pick(giver, taker)
-        # The best of all costs nothing, or none does: the rank begins with that.
-        return None if shard is None or self._costs(shard, giver, taker) else shard
+        """The best shard to move a seat of that costs no copying."""
+        if taker not in self._live:
+            return None
+        free = self.held[giver] & self._data[taker]
+        if giver in self._live:
+            free |= self.held[giver] - self._data[giver]
+        if not free:
+            return None  # nearly always
+        with_owner = self._should_take_owner(giver, taker)
+        return min(
+            (shard for shard in free if self.fits(shard, giver, taker)),
+            key=lambda shard: self._rank(shard, giver, taker, with_owner),
+            default=None,
+        )
 
     def pick(self, giver: StoreId, taker: StoreId) -> ShardId | None:
         """The best shard to move a seat of."""
