@@ -165,6 +165,10 @@ class _Answers:
         if len(self._waiting) == 1:
             self._loop.call_soon(self._flush)
 
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        """A call that was kept back is open now."""
+        self._link._calls[call_id] = active
+
     def _flush(self) -> None:
         answers, self._waiting = self._waiting, []
         receiver = self._link._receiver

@@ -75,6 +75,7 @@ class Session:
     __slots__ = (
         "_context",
         "_event",
+        "_gone",
         "_goodbye",
         "_node",
         "_room",
@@ -89,6 +90,7 @@ class Session:
         self._context = context
         self._trusted = trusted
         self._goodbye = False
+        self._gone = False
         self._event = asyncio.Event()
         self._room = asyncio.Event()
         self.calls: dict[int, ActiveCall] = {}
@@ -110,6 +112,13 @@ class Session:
         self.unsent_bytes += len(message.payload) + 64
         if len(unsent) == 1:
             self._event.set()
+
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        """A call that was kept back is open now."""
+        if self._gone and active.call.credit:
+            self._node.host.cancel(active, self, call_id, Cancelled.CALLER)
+        elif not self._gone:
+            self.calls[call_id] = active
 
     async def run(self) -> None:
         """Until the peer hangs up."""
@@ -190,6 +199,7 @@ class Session:
 
     def _hang_up(self) -> None:
         """Its calls go on and are answered from their records; streams have nobody to go to."""
+        self._gone = True
         host = self._node.host
         for call_id, active in list(self.calls.items()):
             if active.call.credit:
@@ -282,7 +292,7 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
             now_ms + max(1, int(min(timeout_s, 86_400) * 1000)),
         )  # fmt: skip
         waiter = Waiter(node.host.loop)
-        active = node.host.submit(call, waiter)
+        active = waiter.active = node.host.submit(call, waiter)
         if active is not None and active.method is not None and active.method.streams:
             node.host.cancel(active, waiter, 0, Cancelled.CALLER)
             await abort(
@@ -292,8 +302,8 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
         try:
             reply = await waiter.future
         except asyncio.CancelledError:
-            if active is not None:
-                node.host.cancel(active, waiter, 0, Cancelled.CALLER)
+            if waiter.active is not None:
+                node.host.cancel(waiter.active, waiter, 0, Cancelled.CALLER)
             raise
         if reply.status:
             info = reply.error or ErrorInfo()

@@ -14,6 +14,7 @@ from roost.wire.codec import encode_arguments
 from roost.wire.messages import Call, Item, Outcome, Reply, ToClient
 from roost_node.config import Limits
 from roost_node.core.clock import ServerClock
+from roost_node.host.call import ActiveCall
 from roost_node.host.host import Host
 from roost_node.host.loader import specs_of
 from roost_node.node import Node
@@ -29,6 +30,9 @@ class Inbox:
 
     def send(self, message: ToClient) -> None:
         self.messages.append(message)
+
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        """It does not cancel."""
 
     @property
     def replies(self) -> dict[int, Reply]:

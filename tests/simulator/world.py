@@ -302,5 +302,8 @@ class _Connection:
         self.incarnation = link._world.incarnation
         self.calls: dict[int, ActiveCall] = {}
 
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        self.calls[call_id] = active
+
     def send(self, message: ToClient) -> None:
         self._link.deliver(message, self._number, self.incarnation)

@@ -217,6 +217,8 @@ class Activation:
         `record` goes into the entry only where there is one, unless the turn wrote nothing and
         `force` it: see `commit_record`. Raises what makes the turn roll back.
         """
+        if self.is_gone:
+            raise StaleCallError(f"{self.class_name}/{self.key} has left memory: it writes no more")
         changes = self.fields.changes()
         rows = self.rows
         if self._migrated is not None:

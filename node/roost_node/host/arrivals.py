@@ -101,7 +101,7 @@ class Arrivals:
                 f"the call of {call.class_name}/{call.key}.{call.method} arrived after its deadline",
                 took_effect="no",
             )
-        if host.closing:
+        if host.closing and not (call.chain and host.settling):
             raise UnavailableError("this node is shutting down: the call goes to the next one")
         self.check_room(call, now_ms)
         if not method.read_only and host.refuse_writes is not None:

@@ -23,13 +23,17 @@ class Sink(Protocol):
     def send(self, message: ToClient) -> None:
         """Queue a message for the peer; never blocks, never fails."""
 
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        """A call that was kept back, or went to another activation, is this one now."""
+
 
 class Waiter:
     """A `Sink` for one call: the future of its reply."""
 
-    __slots__ = ("future",)
+    __slots__ = ("active", "future")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.active: ActiveCall | None = None  # while it is open
         self.future: asyncio.Future[Reply] = loop.create_future()
 
     def send(self, message: ToClient) -> None:
@@ -37,12 +41,19 @@ class Waiter:
         if isinstance(message, Reply) and not self.future.done():
             self.future.set_result(message)
 
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        """Cancelling goes to it now."""
+        self.active = active
+
 
 class NoSink:
     """For calls that nobody waits for."""
 
     def send(self, message: ToClient) -> None:
         """Drop it."""
+
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        """Nobody cancels it."""
 
 
 class Kind(enum.Enum):

@@ -77,15 +77,15 @@ class Children:
                 oldest=call.oldest, chain=call.chain, principal=call.principal,
             )  # fmt: skip
             waiter = Waiter(host.loop)
-            active = host.submit(attempt, waiter)
+            waiter.active = host.submit(attempt, waiter)
             if pause_s > RETRY_S_MIN:  # again: the object may have forgotten which came before
                 for sequence in stub._order.finished_before(call.sequence):
                     host.skip(Skip(call.class_name, call.key, call.stub_id, sequence))
             try:
                 reply = await waiter.future
             except asyncio.CancelledError:
-                if active is not None:
-                    host.cancel(active, waiter, attempt.id, Cancelled.CALLER)
+                if waiter.active is not None:
+                    host.cancel(waiter.active, waiter, attempt.id, Cancelled.CALLER)
                 raise
             if reply.status == 0:
                 return reply
@@ -109,7 +109,7 @@ class Children:
         self._ids += 1
         call.id = self._ids
         inbox = _Inbox(self._host.loop)
-        active = self._host.submit(call, inbox)
+        inbox.active = self._host.submit(call, inbox)
         taken = 0
         spec = stub._spec or self._host.classes.get(call.class_name)
         try:
@@ -118,18 +118,18 @@ class Children:
                 if isinstance(message, Item):
                     yield _decode(spec, method, message.payload)
                     taken += 1
-                    if taken == CREDIT // 2 and active is not None:
-                        self._host.add_credit(active, taken)
+                    if taken == CREDIT // 2 and inbox.active is not None:
+                        self._host.add_credit(inbox.active, taken)
                         taken = 0
                     continue
                 assert isinstance(message, Reply)
-                active = None
+                inbox.active = None
                 if message.status:
                     raise to_error(message.status, message.error)
                 return
         finally:
-            if active is not None:
-                self._host.cancel(active, inbox, call.id, Cancelled.CALLER)
+            if inbox.active is not None:
+                self._host.cancel(inbox.active, inbox, call.id, Cancelled.CALLER)
 
     async def _may_leave(self, parent: ActiveCall) -> None:
         """Wait until what the parent could have seen is committed."""
@@ -188,12 +188,16 @@ class Children:
 class _Inbox:
     """Takes the items of a child's stream; credit bounds it."""
 
-    __slots__ = ("_loop", "_messages", "_waiter")
+    __slots__ = ("_loop", "_messages", "_waiter", "active")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._messages: deque[ToClient] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self.active: ActiveCall | None = None  # while it is open
+
+    def taken(self, call_id: int, active: ActiveCall) -> None:
+        self.active = active
 
     def send(self, message: ToClient) -> None:
         self._messages.append(message)

@@ -89,6 +89,7 @@ class Host:
         self.ring: EvictionRing[Activation] = EvictionRing()
         self.size_bytes = 0  # encoded size of all live objects
         self.closing = False  # calls are refused
+        self.settling = False  # but running ones may finish, and call others for that
         self.paused: list[tuple[Call, Sink]] | None = None  # calls wait for a reload
         self.paused_bytes = 0  # their arguments
         self.refuse_cold: str | None = None  # memory is short
@@ -99,7 +100,7 @@ class Host:
         """Take a call. Its answer goes to `sink`; the active call is returned while it is open."""
         now_ms = self.now_ms()
         try:
-            if self.paused is not None:
+            if self.paused is not None and not (call.chain and self.settling):
                 self.arrivals.pause(call, sink, self.paused, now_ms)
                 return None
             return self.arrivals.accept(call, sink, now_ms)

@@ -9,12 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from roost.cluster.ids import check_key, first_sent_ms
-from roost.errors import InvalidArgumentError, OutcomeUnknownError, RoostError
+from roost.errors import (
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    RoostError,
+    UnavailableError,
+)
 from roost.wire.messages import COMMITTED, EXPIRED, RUNNING, UNKNOWN, Call, Outcome, Query, Reply
 from roost.wire.status import to_status
 from roost_node.core.dedup import Age, age_of
 from roost_node.host.activation import Activation
-from roost_node.host.call import ActiveCall, Output, Sink
+from roost_node.host.call import ActiveCall, Cancelled, Output, Sink
 from roost_node.storage import layout, records
 
 if TYPE_CHECKING:
@@ -62,6 +67,10 @@ class Known:
             raise InvalidArgumentError("request id reused: it belonged to another call")
         if record.started and call.request_id in activation.calls:
             return False  # still running: join it
+        if record.status == 0 and activation.spec.methods[call.method].streams:
+            raise OutcomeUnknownError(
+                "an earlier attempt at this stream has run: its items are gone"
+            )
         self._answer(activation, call, sink, reply_of(record))
         return True
 
@@ -83,6 +92,10 @@ class Known:
         ):
             raise InvalidArgumentError("request id reused: it belongs to a call that is running")
         assert running.method is not None
+        if running.method.streams and not running.started_entry:
+            # Of a link that broke before anything had left: it makes room for this attempt.
+            self._host.waits.stop(running, Cancelled.CALLER)
+            raise UnavailableError("an earlier attempt at this stream is ending: send it again")
         if running.method.streams:
             raise OutcomeUnknownError("an earlier attempt at this stream is still running")
         if running.joined is None:

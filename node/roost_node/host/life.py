@@ -42,14 +42,18 @@ async def reload(host: Host, classes: Mapping[str, ClassSpec]) -> None:
     finally:
         parked, host.paused = host.paused, None
         for call, sink in parked:
-            host.submit(call, sink)
+            host.objects.submit_again(call, sink)
 
 
 async def _settle(host: Host, why: Cancelled) -> None:
     """Let open calls end within the grace period, then tell them to."""
     grace_end = host.loop.time() + host.limits.grace_s
-    while host.admission.open_calls and host.loop.time() < grace_end:
-        await asyncio.sleep(POLL_S)
+    host.settling = True
+    try:
+        while host.admission.open_calls and host.loop.time() < grace_end:
+            await asyncio.sleep(POLL_S)
+    finally:
+        host.settling = False
     if not host.admission.open_calls:
         return
     cut = 0
@@ -76,4 +80,7 @@ async def _deactivate_all(host: Host, reason: str) -> None:
     while host.activations and host.loop.time() < end:
         await asyncio.sleep(POLL_S)
     for activation in list(host.activations.values()):
-        host.objects.discard(activation)
+        if activation.calls:  # its hook goes on: what it does has no effect any more
+            host.objects.reset(activation, f"it did not leave in time: {reason}")
+        else:
+            host.objects.discard(activation)

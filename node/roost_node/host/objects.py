@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from roost.cluster.ids import check_key, shard_of
 from roost.errors import (
     ObjectError,
@@ -94,7 +96,7 @@ class Objects:
         name = (call.class_name, call.key)
         spec = self.spec(call.class_name)
         check_key(call.key)
-        if host.closing:
+        if host.closing and not (call.chain and host.settling):
             raise UnavailableError("this node is shutting down: the call goes to the next one")
         if host.refuse_cold is not None:
             raise OverloadedError(host.refuse_cold, retry_after_s=0.5)
@@ -206,9 +208,15 @@ class Objects:
         if active.kind is Kind.DELETE:
             self.delete(active.call.class_name, active.call.key, active.sink, active.call.id)
             return
-        again = host.submit(active.call, active.sink)
-        if again is not None and active.joined:
-            again.joined = (again.joined or []) + active.joined
+        self.submit_again(active.call, active.sink)
+        for sink, call_id in active.joined or ():  # joins it, or is refused like it
+            self.submit_again(msgspec.structs.replace(active.call, id=call_id), sink)
+
+    def submit_again(self, call: Call, sink: Sink) -> None:
+        """Submit a call that was kept back; its peer learns which one it is now."""
+        active = self._host.submit(call, sink)
+        if active is not None:
+            sink.taken(call.id, active)
 
     def reset(self, activation: Activation, why: str) -> None:
         """Memory is dropped; the next call loads from state plus younger entries (L4)."""

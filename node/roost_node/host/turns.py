@@ -40,10 +40,13 @@ class Turns:
         """Make a call's coroutine; None: it was answered without running."""
         host = self._host
         activation = active.activation
+        if active.cancelled is not None and active.kind is Kind.CALL:
+            host.waits.take_back(active, active.cancelled)
+            return None
         if activation.is_gone:
             host.objects.again(active)
             return None
-        if active.deadline_ms <= host.now_ms() and active.kind is Kind.CALL:
+        if active.kind is Kind.CALL and active.deadline_ms <= host.now_ms():
             host.waits.expire(active)
             return None
         context = copy_context()
@@ -81,7 +84,10 @@ class Turns:
         now_ms = host.now_ms()
         deleted = activation.delete_everything(active, now_ms)
         self.finish(active, 0, b"1" if deleted else b"", None, own_entry=deleted, remember=False)
-        host.objects.discard(activation)
+        if activation.calls:  # suspended ones must not bring back what they remember
+            host.objects.reset(activation, "it was deleted")
+        else:
+            host.objects.discard(activation)
         return None
 
     def complete(self, active: ActiveCall, result: Any) -> None:

@@ -108,11 +108,16 @@ class Waits:
                 self.unfile(active)
                 self._cancel_running(active, why, host.now_ms())
             return
-        self._withdraw(active)
-        error = UnavailableError(f"{active} was cancelled before it ran: {why.value}")
         if active.stage is Stage.READY:
-            active.deadline_ms = 0  # `begin` answers it
+            active.cancelled = why  # `begin` answers it
             return
+        self._withdraw(active)
+        self.take_back(active, why)
+
+    def take_back(self, active: ActiveCall, why: Cancelled) -> None:
+        """Answer a call that is not going to run; it may be sent again."""
+        host = self._host
+        error = UnavailableError(f"{active} was cancelled before it ran: {why.value}")
         host.turns.finish(active, *failure(error), own_entry=False, remember=False)
 
     def add_credit(self, active: ActiveCall, items: int) -> None:
