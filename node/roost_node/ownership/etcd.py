@@ -69,6 +69,10 @@ from roost_node.ownership.keys import Keys, decode, encode
 _log = logging.getLogger(__name__)
 
 
+PAUSE_S_MAX = 1.0
+"""Between two attempts to watch, when one after the other fails."""
+
+
 class EtcdCoordinator(Coordinator):
     """One node's connection to etcd. Use it on one event loop."""
 
@@ -208,11 +212,19 @@ class EtcdCoordinator(Coordinator):
 
     async def _watch(self, span: tuple[bytes, bytes], after: int) -> AsyncGenerator[Hint, None]:
         lost = ""  # why hints may have been lost since the last one
+        pause_s = PAUSE_S
         while True:
             replies = self._link.watch(span, after + 1, self._request_s)
             try:
                 async with contextlib.aclosing(replies):
                     async for reply in replies:
+                        if reply.compact_revision:
+                            after = max(reply.compact_revision, reply.header.revision)
+                            lost = "compacted"
+                            break
+                        if reply.canceled:  # a refused one is created and canceled at once
+                            _log.warning("watch refused", extra={"why": reply.cancel_reason})
+                            break
                         if reply.created:
                             if await self._ran_back(reply, after):
                                 after, lost = self._seen, "restored"
@@ -220,26 +232,26 @@ class EtcdCoordinator(Coordinator):
                             if lost:
                                 yield Relist(lost)
                                 lost = ""
-                        elif reply.compact_revision:
-                            after = max(reply.compact_revision, reply.header.revision)
-                            lost = "compacted"
-                            break
-                        elif reply.canceled:
-                            break
+                            continue
+                        pause_s = PAUSE_S  # it works
                         for revision, keys in _by_revision(reply):
                             after = revision
                             yield self._keys.changed(revision, keys)
             except (CoordinatorDownError, CoordinatorRefusedError) as error:
                 _log.info("no watch yet", extra={"error": error.message})
             lost = lost or "reconnected"
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
     async def _ran_back(self, reply: pb.WatchResponse, after: int) -> bool:
         """Whether the store is older than what we saw; the member itself may only be behind."""
         if reply.header.revision >= after:
             return False
         now = (await self._read([get(self._keys.config)])).header.revision
-        return now < after
+        if now >= after:
+            return False
+        self.restored = self.restored or Restored(after, now)
+        return True
 
     # --- the election
 

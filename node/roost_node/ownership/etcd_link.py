@@ -212,13 +212,13 @@ class EtcdLink:
                 await call.write(pb.WatchRequest(create_request=create))
                 reply = await call.read()
             while reply is not grpc.aio.EOF:
+                if reply.canceled:
+                    self._token = ""  # a bad token looks like a missing right here
                 yield reply
                 reply = await call.read()
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             self._leave(endpoint)
             details = error.details() if isinstance(error, grpc.aio.AioRpcError) else "silent"
-            if "invalid auth token" in (details or ""):
-                self._token = ""
             _log.info("watch broken", extra={"endpoint": endpoint.name, "error": details})
         finally:
             call.cancel()
