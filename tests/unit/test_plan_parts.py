@@ -12,8 +12,9 @@ from roost.cluster.ids import ShardId
 from roost_node.core.placement.balance import even_out, misfit
 from roost_node.core.placement.preview import Load, preview
 from roost_node.core.placement.ring import Spot
-from roost_node.core.placement.roster import GRACE_MS, Roster, Standing
+from roost_node.core.placement.roster import GRACE_MS, Place, Roster, Standing
 from roost_node.core.placement.shares import Share, copy_shares, zone_limits
+from roost_node.core.placement.starts import Budgets, Goal, begin
 from roost_node.core.placement.wish import (
     AddLearner,
     DropReplica,
@@ -22,7 +23,18 @@ from roost_node.core.placement.wish import (
     Why,
     next_step,
 )
-from roost_node.core.record import Epoch, How, SessionId, SessionInfo, ShardRecord, StoreId, Wish
+from roost_node.core.record import (
+    ClusterConfig,
+    Epoch,
+    How,
+    Map,
+    SessionId,
+    SessionInfo,
+    ShardRecord,
+    StoreId,
+    Versioned,
+    Wish,
+)
 
 A, B, C, D = (StoreId(name) for name in "abcd")
 READY = {A, B, C, D}
@@ -222,3 +234,36 @@ def test_a_preview_names_shards_that_wait_for_a_store() -> None:
     assert set(shown.waiting) == lost
     assert not [move for move in shown.moves if move.shard in lost]
     assert Why.REPAIR not in {move.why for move in shown.moves}
+
+
+# ---------------------------------------------------------------------------- what begins
+
+
+def test_the_most_urgent_begins_first() -> None:
+    config = ClusterConfig("c", 4, b"", "blake2b-64", 2, 1)
+    sessions = {store: SessionInfo(store, SessionId(1), "") for store in READY}
+    layouts = {0: (A, B), 1: (A, B), 2: (A,)}
+    map_ = Map(
+        1,
+        config,
+        sessions,
+        {},
+        {
+            ShardId(shard): Versioned(
+                1, ShardRecord(Epoch(1), A, SessionId(1), How.CREATED, stores)
+            )
+            for shard, stores in layouts.items()
+        },
+    )
+    goals = {
+        ShardId(0): Goal(A, (A, C)),
+        ShardId(1): Goal(B, (A, B)),
+        ShardId(2): Goal(A, (A, B)),
+    }
+    places = dict.fromkeys(sorted(READY), Place(Standing.LIVE))
+    changes = begin(goals, map_, places, {}, 1, Budgets(copies_max=1))
+    assert [(change.shard, change.why, change.wish.go) for change in changes] == [
+        (2, Why.REPAIR, True),
+        (1, Why.HANDOFF, True),
+        (0, Why.BALANCE, False),
+    ]

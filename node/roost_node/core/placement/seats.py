@@ -125,7 +125,14 @@ class Seats:
         fewest = min(crowds[self._zones[store]] for store in free)
         free = [store for store in free if crowds[self._zones[store]] == fewest]
         free = [store for store in free if self.has_data(shard, store)] or free
+        if shard not in self.owner:  # its new owner should find room too, or others must make it
+            wanted = [s for s in free if self.copies[s] < shares[s].high and self._may_own_more(s)]
+            free = wanted or free
         return _first_with_room(free, self.copies, shares)
+
+    def _may_own_more(self, store: StoreId) -> bool:
+        share = self._owner_shares.get(store)
+        return share is not None and self.owners[store] < share.high
 
     def surplus(self, shard: ShardId, shares: Mapping[StoreId, Share]) -> StoreId:
         """The seat to give up: most crowded zone, no data, not the owner's, the fullest store."""
