@@ -134,11 +134,11 @@ class Embedded:
         self, class_name: str, prefix: str, limit: int, page_token: bytes
     ) -> tuple[list[ObjectInfo], bytes]:
         """A page of the catalog."""
-        return catalog.list_objects(self.node.host, class_name, prefix, limit, page_token)
+        return await catalog.list_objects(self.node.host, class_name, prefix, limit, page_token)
 
     async def show_object(self, class_name: str, key: str) -> ObjectDetail | None:
         """One object."""
-        return catalog.show_object(self.node.host, class_name, key)
+        return await catalog.show_object(self.node.host, class_name, key)
 
     async def delete_object(self, class_name: str, key: str) -> bool:
         """Delete all that it stores."""

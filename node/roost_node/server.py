@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import typing
 from collections.abc import AsyncIterator, Awaitable
 
@@ -64,6 +65,7 @@ from roost_node.node import Node
 
 log = logging.getLogger(__name__)
 
+CALLS_AT_ONCE = 64  # taken from a frame before the loop gets a turn
 SERVICES = ("roost.v1.Objects", "roost.v1.Admin", "roost.v1.Map")
 
 Frames = grpc.aio.ServicerContext[objects_pb2.ClientFrame, objects_pb2.ServerFrame]
@@ -109,7 +111,7 @@ class Session:
                 )  # fmt: skip
         unsent = self.unsent
         unsent.append(message)
-        self.unsent_bytes += len(message.payload) + 64
+        self.unsent_bytes += size_of(message)
         if len(unsent) == 1:
             self._event.set()
 
@@ -142,22 +144,28 @@ class Session:
         self._event.set()
 
     async def _read(self) -> None:
-        host = self._node.host
-        limits = host.limits
         while True:
             frame = await self._context.read()
             if not isinstance(frame, objects_pb2.ClientFrame):
                 return
-            for message in frame.calls:
+            for count, message in enumerate(frame.calls, 1):
                 self._take(message)
+                if count % CALLS_AT_ONCE == 0:
+                    # A frame may hold thousands, each with an answer of megabytes: let some run.
+                    await asyncio.sleep(0)
+                    await self._has_room()
             if frame.cancels or frame.skips or frame.credits or frame.queries:
                 self._take_others(frame)
-            while (
-                len(self.calls) >= limits.session_calls_max
-                or self.unsent_bytes >= limits.session_bytes_max
-            ):
-                self._room.clear()
-                await self._room.wait()
+            await self._has_room()
+
+    async def _has_room(self) -> None:
+        limits = self._node.host.limits
+        while (
+            len(self.calls) >= limits.session_calls_max
+            or self.unsent_bytes >= limits.session_bytes_max
+        ):
+            self._room.clear()
+            await self._room.wait()
 
     def _take(self, message: objects_pb2.Call) -> None:
         call = call_from_pb(message)
@@ -194,7 +202,7 @@ class Session:
             while unsent:
                 batch, unsent = _cut(unsent)
                 await self._context.write(server_frame(batch))
-                self.unsent_bytes -= sum(len(m.payload) + 64 for m in batch)
+                self.unsent_bytes -= sum(map(size_of, batch))
             self._room.set()
 
     def _hang_up(self) -> None:
@@ -284,6 +292,8 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
         now_ms = node.clock.now_ms()
         left_s: float | None = typing.cast("float | None", context.time_remaining())
         timeout_s = request.timeout_s or (30.0 if left_s is None else left_s)
+        if math.isnan(timeout_s):
+            await abort(context, InvalidArgumentError("timeout_s is not a number"))
         rid = request.request_id or make_request_id(now_ms, node.random_bits())
         encoding = MSGPACK if request.msgpack else JSON
         arguments = request.msgpack or request.json.encode()
@@ -353,7 +363,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.ListObjectsReply:
         """A page of the catalog."""
         try:
-            page, token = catalog.list_objects(
+            page, token = await catalog.list_objects(
                 self._node.host,
                 request.class_name,
                 request.prefix,
@@ -375,7 +385,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.ShowObjectReply:
         """One object."""
         try:
-            detail = catalog.show_object(self._node.host, request.class_name, request.key)
+            detail = await catalog.show_object(self._node.host, request.class_name, request.key)
         except RoostError as error:
             await abort(context, error)
         if detail is None:

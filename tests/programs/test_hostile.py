@@ -234,3 +234,35 @@ def test_a_reader_that_never_reads_fills_nothing(server: Server) -> None:
             stream.cancel()
 
     asyncio.run(scenario())
+
+
+def test_one_frame_of_calls_with_large_answers_fills_nothing(server: Server) -> None:
+    async def scenario() -> None:
+        await server.answers()
+        before = server.resident()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stream = objects_pb2_grpc.ObjectsStub(channel).Session()
+            await stream.write(HELLO)
+            big = [call(number, method="big", key=f"{number % 50}") for number in range(1200)]
+            await stream.write(objects_pb2.ClientFrame(calls=big))
+            await server.answers()
+            await asyncio.sleep(1.0)  # time enough to run all of them, were they taken
+            assert server.resident() - before < 400 * 2**20
+            stream.cancel()
+        await server.answers()
+
+    asyncio.run(scenario())
+
+
+def test_a_timeout_that_is_not_a_number_is_refused(server: Server) -> None:
+    async def scenario() -> None:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = objects_pb2_grpc.ObjectsStub(channel)
+            request = objects_pb2.InvokeRequest(
+                class_name="Counter", key="k", method="increment", timeout_s=float("nan")
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Invoke(request)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    asyncio.run(scenario())

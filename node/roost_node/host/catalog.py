@@ -1,7 +1,13 @@
-"""What is stored: listing objects, showing one."""
+"""What is stored: listing objects, showing one.
+
+The state is read as it is, with batches in it that are still being flushed; so what was found waits, like
+every output, until all that it could have seen is committed (R3).
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,21 +15,32 @@ import msgspec
 from roost.adapters.transport import ObjectDetail, ObjectInfo
 from roost.cluster.ids import check_key
 from roost.errors import InvalidArgumentError
+from roost_node.host.call import Output
 from roost_node.storage import layout, records
 
 if TYPE_CHECKING:
     from roost_node.host.host import Host
+    from roost_node.host.shard import Shard
 
 PAGE_MAX = 1_000
+ROWS_AT_ONCE = 256  # counted before the loop gets a turn
 
 
-def list_objects(
+async def list_objects(
     host: Host, class_name: str, prefix: str, limit: int, page_token: bytes
 ) -> tuple[list[ObjectInfo], bytes]:
     """A page of the catalog, ordered by shard, then class and key; and the token of the next page.
 
-    Committed state only: an object whose first entry is still being flushed is not listed yet.
+    Committed state only: an object whose first entry has not been written is not listed yet.
     """
+    found = _list_objects(host, class_name, prefix, limit, page_token)
+    await _committed(host, host.objects.shards())
+    return found
+
+
+def _list_objects(
+    host: Host, class_name: str, prefix: str, limit: int, page_token: bytes
+) -> tuple[list[ObjectInfo], bytes]:
     limit = min(limit or 100, PAGE_MAX)
     if prefix and not class_name:
         raise InvalidArgumentError("a prefix needs a class")
@@ -42,13 +59,14 @@ def list_objects(
     return page, b""
 
 
-def show_object(host: Host, class_name: str, key: str) -> ObjectDetail | None:
+async def show_object(host: Host, class_name: str, key: str) -> ObjectDetail | None:
     """One object as it is stored; None: nothing of it is."""
     check_key(key)
     shard = host.shard_of(class_name, key, host.now_ms())
     group = layout.object_id(class_name, key)
     raw = host.store.get(layout.record_key(shard.id, group))
     if raw is None:
+        await _committed(host, [shard])
         return None
     record = records.decode_object(raw)
     fields = {name: msgspec.msgpack.decode(value) for name, value in record.fields.items()}
@@ -56,9 +74,22 @@ def show_object(host: Host, class_name: str, key: str) -> ObjectDetail | None:
         large = host.store.get(layout.field_key(shard.id, group, name))
         if large is not None:
             fields[name] = msgspec.msgpack.decode(large)
-    rows = sum(1 for _ in host.store.iterate(*layout.rows_range(shard.id, group)))
     info = _info(host, layout.record_key(shard.id, group), raw)
+    rows = 0
+    for rows, _ in enumerate(host.store.iterate(*layout.rows_range(shard.id, group)), 1):
+        if rows % ROWS_AT_ONCE == 0:
+            await asyncio.sleep(0)  # there may be millions
+    await _committed(host, [shard])
     return ObjectDetail(info, msgspec.json.encode(fields).decode(), rows)
+
+
+async def _committed(host: Host, shards: Iterable[Shard]) -> None:
+    """Wait until everything that is appended now is committed."""
+    for shard in shards:
+        if shard.log.last > shard.log.committed:
+            waiter = host.loop.create_future()
+            shard.release(shard.log.last, Output(None, None, None, waiter), own_entry=False)
+            await waiter
 
 
 def _info(host: Host, key: bytes, raw: bytes, position: bytes = b"") -> ObjectInfo:

@@ -108,24 +108,29 @@ class Known:
 
     def query(self, query: Query, sink: Sink) -> None:
         """What became of a request?"""
-        host = self._host
-        now_ms = host.now_ms()
         try:
-            check_key(query.key)
-            spec = host.objects.spec(query.class_name)
+            self._query(query, sink)
         except RoostError as error:
             status, info = to_status(error)
             sink.send(Outcome(query.id, UNKNOWN, status=status, error=info))
-            return
+
+    def _query(self, query: Query, sink: Sink) -> None:
+        host = self._host
+        now_ms = host.now_ms()
+        check_key(query.key)
+        spec = host.objects.spec(query.class_name)
         shard = host.objects.shard_of(spec.name, query.key, now_ms)
         group = layout.object_id(spec.name, query.key)
         rid = query.request_id
         activation = host.activations.get((spec.name, query.key))
         outcome = Outcome(query.id, UNKNOWN, epoch=shard.log.epoch)
-        if len(rid) != 16 or age_of(first_sent_ms(rid), shard.log.time_ms(now_ms), now_ms) is (
-            Age.EXPIRED
-        ):
+        age = Age.EXPIRED
+        if len(rid) == 16:
+            age = age_of(first_sent_ms(rid), shard.log.time_ms(now_ms), now_ms)
+        if age is Age.EXPIRED:
             outcome.state = EXPIRED
+        elif age is Age.AHEAD:
+            pass  # it was never taken, and no record can be filed under such a time
         elif activation is not None and rid in activation.calls:
             outcome.state = RUNNING
         else:

@@ -1,0 +1,99 @@
+"""Questions about what is stored: their answers are outputs too, and wait for the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from uuid import UUID
+
+import roost
+from behaviour.conftest import Run
+from behaviour.hosting import Inbox, a_call, hosting, play, until
+from roost import DurableObject
+from roost.cluster.ids import request_id
+from roost.errors import CorruptionError
+from roost.wire.messages import Query, Status
+from roost_node.host import catalog
+from roost_node.storage import layout
+from roost_node.storage.memory import MemoryStore
+
+
+class Count(DurableObject):
+    count: int = 0
+
+    async def add(self) -> int:
+        self.count += 1
+        return self.count
+
+
+class SlowDisk(MemoryStore):
+    """A flush takes until the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(shards=1)
+        self.may_flush = threading.Event()
+
+    def sync(self) -> None:
+        self.may_flush.wait(20)
+        super().sync()
+
+
+class BadDisk(MemoryStore):
+    broken = False
+
+    def get(self, key: bytes) -> bytes | None:
+        if self.broken:
+            raise CorruptionError("a block is not what was written")
+        return super().get(key)
+
+
+def test_nothing_that_is_still_being_flushed_is_shown_or_listed() -> None:
+    async def scenario() -> None:
+        store = SlowDisk()
+        async with hosting(Count, store=store) as host:
+            inbox = Inbox()
+            for number, key in enumerate("abc"):  # several: they are flushed beside the loop
+                host.submit(a_call(host, number, "Count", key, "add"), inbox)
+            row = layout.record_key(0, layout.object_id("Count", "a"))
+            await until(lambda: store.get(row) is not None)
+            shown = asyncio.ensure_future(catalog.show_object(host, "Count", "a"))
+            listed = asyncio.ensure_future(catalog.list_objects(host, "Count", "", 10, b""))
+            await asyncio.sleep(0.1)
+            assert not inbox.messages
+            assert not shown.done()
+            assert not listed.done()
+            store.may_flush.set()
+            detail = await shown
+            assert detail is not None
+            assert detail.fields_json == '{"count":1}'
+            assert len((await listed)[0]) == 3
+
+    play(scenario())
+
+
+def test_a_question_for_the_outcome_of_an_impossible_id_is_answered(run: Run) -> None:
+    async def scenario(cluster: roost.Cluster) -> None:
+        count = cluster.object(Count, "c")
+        assert await count.add() == 1
+        never = UUID(bytes=request_id(2**48 - 1, 5))
+        async with asyncio.timeout(5):
+            assert isinstance(await roost.outcome(count, never), roost.Unknown)
+        assert await count.add() == 2
+
+    run(scenario, Count)
+
+
+def test_a_question_for_an_outcome_that_cannot_be_read_says_so() -> None:
+    async def scenario() -> None:
+        store = BadDisk()
+        async with hosting(Count, store=store) as host:
+            inbox = Inbox()
+            host.submit(a_call(host, 1, "Count", "c", "add"), inbox)
+            await inbox.reply(1)
+            store.broken = True
+            host.query(Query(2, "Count", "c", request_id(host.now_ms(), 5)), inbox)
+            await until(lambda: 2 in inbox.outcomes)
+            assert inbox.outcomes[2].status == Status.CORRUPTION
+            store.broken = False
+
+    play(scenario())
