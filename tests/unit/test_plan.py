@@ -177,6 +177,18 @@ def test_a_lost_store_is_replaced_after_its_grace(
     assert copied(before, town.records) <= 1.05 * held + 1
 
 
+def test_a_seat_goes_back_to_where_the_data_still_is() -> None:
+    town = settled(5)
+    before = town.records
+    town.join("new", "z0")
+    for _ in range(2):
+        town.round()  # learners, and nothing dropped yet
+    town.die("new")
+    town.wait()
+    town.rest()
+    assert copied(before, town.records) == 0
+
+
 def test_nothing_is_copied_for_a_gain_below_five_percent() -> None:
     town = settled(3, 256, replicas=1)
     before = town.records
@@ -444,9 +456,14 @@ def test_the_same_situation_gives_the_same_plan_in_any_order() -> None:
     town = settled(5, 64)
     town.join("new", "z0")
     town.die("s00")
+    failing_over = town.situation
     town.round()
     town.wait()
-    situation = town.situation
+    for situation in (failing_over, town.situation):
+        assert_order_does_not_matter(situation)
+
+
+def assert_order_does_not_matter(situation: Situation) -> None:
     expected = plan(situation, NARROW)
     assert expected
     for seed in range(5):
