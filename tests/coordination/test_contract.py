@@ -295,8 +295,10 @@ def test_reaping_writes_the_death_with_the_end_of_that_very_session(place: Place
         new = await node.open_session(info(A), TTL_S)
         late = Transaction(reap=info(A, old), death=DeathRecord(A, old))
         assert not (await node.apply(late)).succeeded, "it was replaced already"
+        await node.campaign(new)
         wanted = Transaction((swap(SEVEN, 0, 1, B),), reap=info(A, new), death=DeathRecord(A, new))
         assert (await node.apply(wanted)).succeeded
+        assert await node.leader() is None, "or nobody would lead until its lease is over"
         after = await node.read()
         assert after.sessions == {}
         assert after.deaths == {new: DeathRecord(A, new)}
@@ -459,11 +461,12 @@ def test_a_session_that_is_gone_cannot_lead(place: Place) -> None:
         await place.end_session(of_a)
         with pytest.raises(SessionGoneError):
             await a.campaign(of_a)
-        await b.campaign(of_b)
         replaced = await a.open_session(info(A), TTL_S)
         await a.open_session(info(A), TTL_S)
         with pytest.raises(SessionGoneError):
             await a.campaign(replaced)
+        assert await b.leader() is None
+        await b.campaign(of_b)
         assert await b.leader() == Leader(B, of_b)
 
     place.run(story())

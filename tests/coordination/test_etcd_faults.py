@@ -48,8 +48,10 @@ def three(tmp_path: Path) -> Iterator[list[Etcd]]:
 
 
 @contextlib.asynccontextmanager
-async def connected(*endpoints: str, request_s: float = 2.0) -> AsyncIterator[EtcdCoordinator]:
-    coordinator = EtcdCoordinator(EtcdOptions(endpoints, prefix=PREFIX, request_s=request_s))
+async def connected(
+    *endpoints: str, request_s: float = 2.0, prefix: str = PREFIX
+) -> AsyncIterator[EtcdCoordinator]:
+    coordinator = EtcdCoordinator(EtcdOptions(endpoints, prefix=prefix, request_s=request_s))
     try:
         yield coordinator
     finally:

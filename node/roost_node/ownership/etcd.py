@@ -137,12 +137,15 @@ class EtcdCoordinator(Coordinator):
 
     async def keep_alive(self, session: SessionId) -> bool:
         store, ttl_s = self._sessions[session]
-        within_s = min(self._request_s, ttl_s / 4)
-        reply = await self._link.ask(KEEP_ALIVE, pb.LeaseKeepAliveRequest(id=session), within_s)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(self._request_s, ttl_s / 4)  # so that there is time to try again
+        request = pb.LeaseKeepAliveRequest(id=session)
+        reply = await self._link.ask(KEEP_ALIVE, request, until - loop.time())
         if reply.ttl <= 0:
             return False
         # A lease outlives its key when the session was revoked (F2) or replaced.
-        current = kvs(await self._read([get(self._keys.session(store))], within_s), 0)
+        left_s = max(until - loop.time(), PAUSE_S)
+        current = kvs(await self._read([get(self._keys.session(store))], left_s), 0)
         return bool(current) and current[0].lease == session
 
     async def update_session(self, info: SessionInfo) -> bool:
