@@ -68,6 +68,7 @@ class Children:
     async def _send(self, parent: ActiveCall, call: Call, stub: Stub) -> Reply:
         host = self._host
         pause_s = RETRY_S_MIN
+        refused: Reply | None = None
         while True:
             call.oldest = stub._order.oldest()
             self._ids += 1
@@ -90,9 +91,14 @@ class Children:
             if reply.status == 0:
                 return reply
             error = to_error(reply.status, reply.error)
+            if refused is not None and isinstance(error, DeadlineExceededError):
+                return (
+                    refused if error.took_effect == "no" else reply
+                )  # it tells more than the time
             left_s = (call.deadline_ms - host.now_ms()) / 1000
             if not error.retryable or error.took_effect != "no" or left_s <= pause_s:
                 return reply
+            refused = reply
             if isinstance(error, OverloadedError):
                 pause_s = max(pause_s, min(error.retry_after_s, RETRY_S_MAX))
             await asyncio.sleep(min(pause_s, left_s))
