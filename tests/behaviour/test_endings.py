@@ -126,8 +126,11 @@ def test_a_gone_instance_cannot_write() -> None:
             host.submit(a_call(host, 1, "Box", "b", "add", 1), inbox)
             await inbox.reply(1)
             gone = host.activations["Box", "b"]
+            instance = gone.instance
             host.deactivate(gone, "idle")
-            gone.instance.items.append(2)  # type: ignore[attr-defined]  # by an alias
+            instance.items.append(2)  # type: ignore[attr-defined]  # by an alias
+            with pytest.raises(roost.StaleCallError):
+                instance.items = [3]  # type: ignore[attr-defined]
             with pytest.raises(roost.StaleCallError):
                 gone.commit(None, None, host.now_ms())
 

@@ -71,6 +71,11 @@ class Kept:
         for filed in [filed for filed in self._by_minute if filed < minute]:
             self.size_bytes -= self._by_minute.pop(filed)
 
+    def repack(self) -> None:
+        """See `Shard.repack`."""
+        self.size_bytes = ~~self.size_bytes
+        self._by_minute = {~~minute: ~~size for minute, size in self._by_minute.items()}
+
     @property
     def is_full(self) -> bool:
         """No call that may write can be taken."""

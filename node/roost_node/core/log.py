@@ -86,6 +86,10 @@ class LogClock:
             self._last_ms = log_ms
         return self._last_ms
 
+    def repack(self) -> None:
+        """See `Shard.repack`."""
+        self._last_ms = ~~self._last_ms
+
 
 class ShardLog:
     """Appended and committed entries of one shard under one epoch."""
@@ -169,7 +173,8 @@ class ShardLog:
             groups.clear()
             return
         count = index - uncommitted[0].index + 1  # indexes have no gap
-        done, self._uncommitted = uncommitted[:count], uncommitted[count:]
+        done = uncommitted[:count]
+        del uncommitted[:count]
         for entry in done:
             younger = groups.get(entry.group)
             if younger is None:
@@ -177,7 +182,12 @@ class ShardLog:
             if younger.last <= index:
                 del groups[entry.group]
             elif younger.is_long:
-                younger.forget([e for e in self._uncommitted if e.group == entry.group])
+                younger.forget([e for e in uncommitted if e.group == entry.group])
+
+    def repack(self) -> None:
+        """See `Shard.repack`."""
+        self.last, self.committed, self._hash = ~~self.last, ~~self.committed, bytes([*self._hash])
+        self._clock.repack()
 
     def group(self, group: bytes) -> Group | None:
         """What `group` wrote that may not be in the state yet."""

@@ -61,14 +61,12 @@ class OutputGate(Generic[OutputT]):
         if not self._in_order:
             held.sort(key=itemgetter(0))  # stable: first come, first out
             self._in_order = True
-        if held[-1][0] <= index:
-            self._held = []
-        else:
-            count = bisect_right(held, index, key=itemgetter(0))
-            held, self._held = held[:count], held[count:]
+        count = len(held) if held[-1][0] <= index else bisect_right(held, index, key=itemgetter(0))
+        leaving = held[:count]
+        del held[:count]
         released: list[OutputT] = []
         covered: bool | None = None
-        for _, output, own_entry in held:
+        for _, output, own_entry in leaving:
             if own_entry:
                 released.append(output)  # R2: no further check
                 continue
@@ -79,6 +77,10 @@ class OutputGate(Generic[OutputT]):
             else:
                 self._uncovered.append(output)
         return released
+
+    def repack(self) -> None:
+        """See `Shard.repack`."""
+        self._committed = ~~self._committed
 
     def on_covered(self) -> list[OutputT]:
         """Cover is back, or a read of the shard's record served instead (R4)."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +28,8 @@ SLOW_TICKS = 16  # every so many ticks the slower duties
 EVICT_STEPS = 2_000
 EVICT_BATCH = 500
 ROOM_STEPS = 64  # an activation looks no further for one that may leave; the next goes on there
-TRIM_AFTER = 20_000
+TRIM_AFTER = 20_000  # objects left: memory is given back
+TRIM_LAST = 1_000  # so many are enough when no more leave
 SWEEP_SHARDS = 16
 COUNT_ROWS = 256  # records found on opening that are counted in one go
 COUNT_ROWS_EMPTY = 4  # what looking at a shard costs, in rows
@@ -41,6 +44,7 @@ class Keeper:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._evicted = 0
+        self._evicted_before = 0
         self._sweep_at = 0
         self._uncounted: list[Shard] = []  # shards that have kept records before
         self._statm = Path("/proc/self/statm")
@@ -96,8 +100,15 @@ class Keeper:
         for activation in host.ring.idle(now_ms, EVICT_STEPS):
             host.objects.deactivate(activation, "idle")
             self._evicted += 1
-        if self._evicted >= TRIM_AFTER and not host.workers.ready:
-            self._evicted = 0
+        many = self._evicted >= TRIM_AFTER
+        if self._evicted >= TRIM_LAST:
+            many = many or self._evicted == self._evicted_before  # the last of them have left
+        self._evicted_before = self._evicted
+        if many and not host.workers.ready:
+            self._evicted = self._evicted_before = 0
+            _forget_spares()
+            for shard in host.objects.shards():
+                shard.repack()
             self._trim()
 
     def _watch_memory(self) -> None:
@@ -178,6 +189,20 @@ class Keeper:
     def opened(self, shard: Shard) -> None:
         """A shard was opened: what it kept before is to be counted."""
         self._uncounted.append(shard)
+
+
+def _forget_spares() -> None:
+    """Drop what Python keeps in case it is needed: spare tuples and lists, names of attributes.
+
+    Each lies where it was last used, and keeps a whole MiB from being given back. Only a full
+    collection drops the spares; it takes no time, because everything is set aside while it runs.
+    """
+    if not gc.get_freeze_count():  # else an owner of this process has set things aside for good
+        gc.freeze()
+        gc.collect()
+        gc.unfreeze()
+    clear = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
+    clear()
 
 
 def _malloc_trim() -> Callable[[], object]:

@@ -189,6 +189,7 @@ class Objects:
         if host.activations.get(name) is activation:
             del host.activations[name]
             host.size_bytes -= activation.size_bytes
+        activation.let_go()
         host.ring.remove(activation)
         host.telemetry.activations_evicted += 1
         waiting = activation.gate.drain() + (activation.parked or [])

@@ -88,6 +88,17 @@ class Shard:
                 return count
         return 0
 
+    def repack(self) -> None:
+        """Make the shard's small values anew, all at one time, so that they lie side by side.
+
+        Each call leaves a few behind (an index, a hash, a time), wherever there was room just then,
+        and Python gives memory back only by the whole MiB: measured, after 30,000 objects had left,
+        one or two such values kept each of 65 MiB from being given back.
+        """
+        self.swept_minute = ~~self.swept_minute
+        for part in (self.log, self.gate, self.kept):
+            part.repack()
+
     def close(self) -> None:
         """Let go of the store."""
         self._uncounted = None
