@@ -83,6 +83,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     draining: bool = False  # wants to own and replicate nothing
     stopping: bool = False  # about to end: wants to own nothing, keeps its copies for its return
     unreachable: tuple[StoreId, ...] = ()  # whom it cannot reach (F2)
+    stuck_on: tuple[StoreId, ...] = ()  # those of them that its shards wait for and may not remove
 
 
 class DeathRecord(msgspec.Struct, frozen=True):
