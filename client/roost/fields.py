@@ -108,7 +108,7 @@ class FieldSpec:
 class Fields:
     """All durable fields of one activation."""
 
-    __slots__ = ("_dirty", "_may_write", "_spec", "_values", "_watched", "raw")
+    __slots__ = ("_dirty", "_may_write", "_spec", "_watched", "raw", "values")
 
     def __init__(
         self, spec: ClassSpec, raw: dict[str, bytes], may_write: Callable[[], None]
@@ -116,14 +116,14 @@ class Fields:
         self.raw = raw
         self._spec = spec
         self._may_write = may_write
-        self._values: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self._dirty: set[str] | None = None
         self._watched: dict[str, FieldSpec] | None = None
 
     def read(self, field: FieldSpec) -> Any:
         """The value; decoded and kept at the first read."""
         name = field.name
-        value = self._values.get(name, MISSING)
+        value = self.values.get(name, MISSING)
         if value is not MISSING:
             return value
         raw = self.raw.get(name)
@@ -134,7 +134,7 @@ class Fields:
                     f"{field.class_name}.{name} has no default and was not assigned yet"
                 )
         value = field.decode(raw)
-        self._values[name] = value
+        self.values[name] = value
         if not field.immutable:
             if self._watched is None:
                 self._watched = {}
@@ -145,7 +145,7 @@ class Fields:
         """Change a field in the open turn."""
         self._may_write()
         name = field.name
-        self._values[name] = value
+        self.values[name] = value
         dirty = self._dirty
         if dirty is None:
             self._dirty = {name}
@@ -165,7 +165,7 @@ class Fields:
         specs = self._spec.fields
         if dirty:
             for name in dirty:
-                raw = specs[name].encode(self._values[name])
+                raw = specs[name].encode(self.values[name])
                 if self.raw.get(name) != raw:
                     if changed is None:
                         changed = {}
@@ -174,7 +174,7 @@ class Fields:
             for name, field in watched.items():
                 if dirty and name in dirty:
                     continue
-                raw = field.encode(self._values[name])
+                raw = field.encode(self.values[name])
                 before = self.raw.get(name)
                 if raw != (before if before is not None else field.default_raw):
                     if changed is None:
@@ -191,7 +191,7 @@ class Fields:
 
     def roll_back(self) -> None:
         """Forget what the open turn did to the fields."""
-        values = self._values
+        values = self.values
         for name in self._dirty or ():
             values.pop(name, None)
         self._dirty = None
@@ -207,7 +207,7 @@ class Fields:
         for name, field in (self._watched or {}).items():
             before = self.raw.get(name)
             try:
-                raw = field.encode(self._values[name])
+                raw = field.encode(self.values[name])
             except (ObjectError, TooLargeError):
                 return name
             if raw != (before if before is not None else field.default_raw):
@@ -218,12 +218,22 @@ class Fields:
 class FieldDescriptor:
     """The class attribute behind a durable field."""
 
-    __slots__ = ("spec",)
+    __slots__ = ("name", "spec")
 
     def __init__(self, spec: FieldSpec) -> None:
+        self.name = spec.name
         self.spec = spec
 
     def __get__(self, instance: Any, owner: Any) -> Any:
+        if instance is not None:  # the common case: it was read or assigned before
+            fields = instance.__dict__.get("_roost_fields")
+            if fields is not None:
+                value = fields.values.get(self.name, MISSING)
+                if value is not MISSING:
+                    return value
+        return self._first_read(instance, owner)
+
+    def _first_read(self, instance: Any, owner: Any) -> Any:
         if instance is None:
             raise AttributeError(f"{self.spec.name} is a durable field: read it on an object")
         fields = instance.__dict__.get("_roost_fields")

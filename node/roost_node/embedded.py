@@ -79,6 +79,7 @@ class Embedded:
     def send(self, messages: list[ToServer]) -> None:
         """Hand messages to the node."""
         host = self.node.host
+        now_ms = host.now_ms()
         for message in messages:
             if isinstance(message, Call):
                 if self._failed is not None:
@@ -91,7 +92,7 @@ class Embedded:
                     message.deadline_ms, message.stub_id, message.sequence, message.oldest,
                     0, (), "", message.credit,
                 )  # fmt: skip
-                active = host.submit(call, self._answers)
+                active = host.submit(call, self._answers, now_ms)
                 if active is not None:
                     self._calls[call.id] = active
             elif isinstance(message, Cancel):

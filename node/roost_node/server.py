@@ -144,16 +144,19 @@ class Session:
         self._event.set()
 
     async def _read(self) -> None:
+        host = self._node.host
         while True:
             frame = await self._context.read()
             if not isinstance(frame, objects_pb2.ClientFrame):
                 return
+            now_ms = host.now_ms()
             for count, message in enumerate(frame.calls, 1):
-                self._take(message)
+                self._take(message, now_ms)
                 if count % CALLS_AT_ONCE == 0:
                     # A frame may hold thousands, each with an answer of megabytes: let some run.
                     await asyncio.sleep(0)
                     await self._has_room()
+                    now_ms = host.now_ms()
             if frame.cancels or frame.skips or frame.credits or frame.queries:
                 self._take_others(frame)
             await self._has_room()
@@ -167,11 +170,11 @@ class Session:
             self._room.clear()
             await self._room.wait()
 
-    def _take(self, message: objects_pb2.Call) -> None:
+    def _take(self, message: objects_pb2.Call, now_ms: int) -> None:
         call = call_from_pb(message)
         if call.id in self.calls:
             return  # an id names one attempt: this peer counts wrong
-        active = self._node.host.submit(call, self)
+        active = self._node.host.submit(call, self, now_ms)
         if active is not None:
             self.calls[call.id] = active
 
@@ -199,10 +202,16 @@ class Session:
                 self._goodbye = False
                 await self._context.write(objects_pb2.ServerFrame(going_away=True))
             unsent, self.unsent = self.unsent, []
-            while unsent:
-                batch, unsent = _cut(unsent)
-                await self._context.write(server_frame(batch))
-                self.unsent_bytes -= sum(map(size_of, batch))
+            size = self.unsent_bytes
+            if size <= BATCH_BYTES:
+                if unsent:
+                    await self._context.write(server_frame(unsent))
+                self.unsent_bytes -= size
+            else:
+                while unsent:
+                    batch, unsent = _cut(unsent)
+                    await self._context.write(server_frame(batch))
+                    self.unsent_bytes -= sum(map(size_of, batch))
             self._room.set()
 
     def _hang_up(self) -> None:

@@ -25,27 +25,24 @@ from roost.wire.messages import (
 ENVELOPE_BYTES = 160  # more than the fixed part of any message takes
 
 
-def call_to_pb(call: Call) -> objects_pb2.Call:
-    """For the wire."""
-    message = objects_pb2.Call(
-        id=call.id,
-        class_name=call.class_name,
-        key=call.key,
-        method=call.method,
-        arguments=call.arguments,
-        request_id=call.request_id,
-        deadline_ms=call.deadline_ms,
-        stub_id=call.stub_id,
-        sequence=call.sequence,
-        oldest=call.oldest,
-    )
+def call_to_pb(call: Call, message: objects_pb2.Call) -> None:
+    """Fill in a message of the wire, field by field: that costs half of what keywords do."""
+    message.id = call.id
+    message.class_name = call.class_name
+    message.key = call.key
+    message.method = call.method
+    message.arguments = call.arguments
+    message.request_id = call.request_id
+    message.deadline_ms = call.deadline_ms
+    message.stub_id = call.stub_id
+    message.sequence = call.sequence
+    message.oldest = call.oldest
     if call.encoding:
         message.encoding = types_pb2.Encoding.ValueType(call.encoding)
     if call.credit:
         message.credit = call.credit
     if call.epoch:
         message.epoch = call.epoch
-    return message
 
 
 def call_from_pb(message: objects_pb2.Call) -> Call:
@@ -72,10 +69,10 @@ def call_from_pb(message: objects_pb2.Call) -> Call:
 def client_frame(messages: list[ToServer]) -> objects_pb2.ClientFrame:
     """A batch from a client."""
     frame = objects_pb2.ClientFrame()
-    calls: list[objects_pb2.Call] = []
+    add_call = frame.calls.add
     for message in messages:
         if isinstance(message, Call):
-            calls.append(call_to_pb(message))
+            call_to_pb(message, add_call())
         elif isinstance(message, Cancel):
             frame.cancels.add(id=message.id)
         elif isinstance(message, Skip):
@@ -94,7 +91,6 @@ def client_frame(messages: list[ToServer]) -> objects_pb2.ClientFrame:
                 key=message.key,
                 request_id=message.request_id,
             )
-    frame.calls.extend(calls)
     return frame
 
 
@@ -110,22 +106,17 @@ def from_client_frame(frame: objects_pb2.ClientFrame) -> list[ToServer]:
 def server_frame(messages: list[ToClient]) -> objects_pb2.ServerFrame:
     """A batch from a server. Replies and items of one call keep their order: items come first."""
     frame = objects_pb2.ServerFrame()
-    replies: list[objects_pb2.Reply] = []
+    add_reply = frame.replies.add
     for message in messages:
         if isinstance(message, Reply):
+            reply = add_reply()
+            reply.id = message.id
+            reply.epoch = message.epoch
             if message.status:
-                replies.append(
-                    objects_pb2.Reply(
-                        id=message.id,
-                        status=types_pb2.Status.ValueType(message.status),
-                        epoch=message.epoch,
-                        error=error_to_pb(message.error),
-                    )
-                )
+                reply.status = types_pb2.Status.ValueType(message.status)
+                reply.error.CopyFrom(error_to_pb(message.error))
             else:
-                replies.append(
-                    objects_pb2.Reply(id=message.id, payload=message.payload, epoch=message.epoch)
-                )
+                reply.payload = message.payload
         elif isinstance(message, Item):
             frame.items.add(id=message.id, payload=message.payload)
         else:
@@ -139,7 +130,6 @@ def server_frame(messages: list[ToClient]) -> objects_pb2.ServerFrame:
             )
             if message.error is not None:
                 outcome.error.CopyFrom(error_to_pb(message.error))
-    frame.replies.extend(replies)
     return frame
 
 
@@ -161,21 +151,21 @@ def from_server_frame(frame: objects_pb2.ServerFrame) -> list[ToClient]:
 
 def size_of(message: ToServer | ToClient) -> int:
     """About how many bytes it takes on the wire; never less."""
+    if isinstance(message, Reply | Outcome):
+        size = ENVELOPE_BYTES + len(message.payload)
+        error = message.error
+        if error is not None:
+            size += 4 * (len(error.message) + len(error.traceback) + len(error.type))
+            size += len(error.data) + sum(64 + 4 * len(link.class_name) for link in error.chain)
+        return size
     if isinstance(message, Call):
         size = len(message.arguments) + 4 * len(message.key) + len(message.class_name)
         return ENVELOPE_BYTES + size + len(message.method)
     if isinstance(message, Query | Skip):
         return ENVELOPE_BYTES + 4 * (len(message.key) + len(message.class_name))
-    if isinstance(message, Cancel | Credit):
-        return ENVELOPE_BYTES
     if isinstance(message, Item):
         return ENVELOPE_BYTES + len(message.payload)
-    size = ENVELOPE_BYTES + len(message.payload)
-    error = message.error
-    if error is not None:
-        size += 4 * (len(error.message) + len(error.traceback) + len(error.type)) + len(error.data)
-        size += sum(64 + 4 * len(link.class_name) for link in error.chain)
-    return size
+    return ENVELOPE_BYTES
 
 
 def error_to_pb(error: ErrorInfo | None) -> types_pb2.Error:

@@ -2,7 +2,8 @@
 
 Adapters translate them from and to protobuf at the door (`proto/roost/v1/objects.proto` says what
 each field means, who sets it, and what zero stands for); everything behind the door, the embedded
-node and the simulator use these.
+node and the simulator use these. They hold no references in circles, so the garbage collector need not
+look at them (`gc=False`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ MAYBE_EFFECT = 1
 TOOK_EFFECT = 2
 
 
-class Link(msgspec.Struct, frozen=True, array_like=True):
+class Link(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One call of a chain, oldest first in lists."""
 
     class_name: str
@@ -64,7 +65,7 @@ class Link(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.class_name}/{self.key}.{self.method}"
 
 
-class ErrorInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class ErrorInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """Why a call did not succeed."""
 
     message: str = ""
@@ -76,7 +77,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     chain: tuple[Link, ...] = ()
 
 
-class Call(msgspec.Struct):
+class Call(msgspec.Struct, gc=False):
     """One attempt at a call. `id` names the attempt on its session."""
 
     id: int
@@ -96,13 +97,13 @@ class Call(msgspec.Struct):
     credit: int = 0
 
 
-class Cancel(msgspec.Struct):
+class Cancel(msgspec.Struct, gc=False):
     """Take a call back."""
 
     id: int
 
 
-class Skip(msgspec.Struct):
+class Skip(msgspec.Struct, gc=False):
     """This sequence of the stub was given up: later calls need not wait for it."""
 
     class_name: str
@@ -111,14 +112,14 @@ class Skip(msgspec.Struct):
     sequence: int
 
 
-class Credit(msgspec.Struct):
+class Credit(msgspec.Struct, gc=False):
     """Room for `items` more items of the stream of call `id`."""
 
     id: int
     items: int
 
 
-class Query(msgspec.Struct):
+class Query(msgspec.Struct, gc=False):
     """What became of a request?"""
 
     id: int
@@ -127,7 +128,7 @@ class Query(msgspec.Struct):
     request_id: bytes
 
 
-class Reply(msgspec.Struct):
+class Reply(msgspec.Struct, gc=False):
     """How call `id` ended; also the end of its stream."""
 
     id: int
@@ -137,7 +138,7 @@ class Reply(msgspec.Struct):
     error: ErrorInfo | None = None
 
 
-class Item(msgspec.Struct):
+class Item(msgspec.Struct, gc=False):
     """One item of the stream of call `id`."""
 
     id: int
@@ -150,7 +151,7 @@ COMMITTED = 2
 EXPIRED = 3
 
 
-class Outcome(msgspec.Struct):
+class Outcome(msgspec.Struct, gc=False):
     """The answer to a `Query`; `state` is one of UNKNOWN, RUNNING, COMMITTED, EXPIRED."""
 
     id: int

@@ -31,7 +31,7 @@ from roost_node.core.input_gate import InputGate
 from roost_node.core.lifecycle import ActivationState
 from roost_node.core.log import DeleteRange
 from roost_node.host.blame import blame_code
-from roost_node.host.call import ActiveCall
+from roost_node.host.call import ActiveCall, Stage
 from roost_node.host.object_port import ObjectPort
 from roost_node.host.shard import Shard
 from roost_node.storage import layout, records
@@ -168,7 +168,12 @@ class Activation:
     def may_write(self) -> None:
         """Raise unless the code that asks belongs to the turn that is open."""
         active = current_call.get()
-        if active is None or active.activation is not self or not active.is_open:
+        if (
+            active is None
+            or active.activation is not self
+            or active.stage is not Stage.RUNNING
+            or self.state is ActivationState.GONE
+        ):
             raise StaleCallError(
                 f"{self.class_name}/{self.key}: a write came from a task whose call has ended: "
                 f"await your tasks before the method returns"
@@ -284,8 +289,7 @@ class Activation:
                 f"a call on {self.class_name}/{self.key} wrote {total} bytes, at most "
                 f"{TURN_BYTES_MAX}: write less in one call"
             )
-        limit = self.host.limits.object_bytes_max
-        if size > limit and size > self.size_bytes:
+        if size > self.size_bytes and size > (limit := self.host.limits.object_bytes_max):
             raise TooLargeError(
                 f"{self.class_name}/{self.key} would hold {size} bytes, at most {limit}: delete "
                 f"something, or split it over several objects"
@@ -310,9 +314,11 @@ class Activation:
                 self.spec.version, self._created_ms, now_ms, size, small, large
             )
             self._stored = True
-        self._large = tuple(large)
-        self.host.size_bytes += size - self.size_bytes
-        self.size_bytes = size
+        if large or self._large:
+            self._large = tuple(large)
+        if size != self.size_bytes:
+            self.host.size_bytes += size - self.size_bytes
+            self.size_bytes = size
         return written
 
     def _row_delta(self, key: bytes, row: bytes | None) -> int:

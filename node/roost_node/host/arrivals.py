@@ -31,7 +31,7 @@ from roost_node.core.dedup import Age, age_of
 from roost_node.core.lifecycle import ActivationState
 from roost_node.host.activation import Activation
 from roost_node.host.blame import failure
-from roost_node.host.call import DEADLINE_DEFAULT_MS, ActiveCall, Sink, Stage
+from roost_node.host.call import DEADLINE_DEFAULT_MS, ActiveCall, Kind, Sink, Stage
 
 if TYPE_CHECKING:
     from roost_node.host.host import Host
@@ -114,8 +114,9 @@ class Arrivals:
                 retry_after_s=shard.kept.room_in_ms(shard.log.time_ms(now_ms)) / 1000,
             )
         active = ActiveCall(
-            call, sink, activation, method, deadline_ms, now_ms, arrived=host.loop.time()
-        )
+            call, sink, activation, method, deadline_ms, now_ms, len(call.arguments), Kind.CALL,
+            method.read_only, method.interleave, call.credit, host.loop.time(),
+        )  # fmt: skip
         if call.chain:
             self._check_chain(active)
         depth = activation.gate.depth

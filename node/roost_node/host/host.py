@@ -96,9 +96,13 @@ class Host:
         self.refuse_writes: str | None = None  # disk is short
         self.keeper = Keeper(self)
 
-    def submit(self, call: Call, sink: Sink) -> ActiveCall | None:
-        """Take a call. Its answer goes to `sink`; the active call is returned while it is open."""
-        now_ms = self.now_ms()
+    def submit(self, call: Call, sink: Sink, now_ms: int = 0) -> ActiveCall | None:
+        """Take a call. Its answer goes to `sink`; the active call is returned while it is open.
+
+        `now_ms`: a reading of the node's clock that serves all calls of one frame; 0: none was taken.
+        """
+        if not now_ms:
+            now_ms = self.now_ms()
         try:
             if self.paused is not None and not (call.chain and self.settling):
                 self.arrivals.pause(call, sink, self.paused, now_ms)

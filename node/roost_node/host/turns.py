@@ -36,17 +36,17 @@ class Turns:
         self._host = host
         self._check_effects = check_effects
 
-    def begin(self, active: ActiveCall) -> Coroutine[Any, Any, Any] | None:
+    def begin(self, active: ActiveCall, now_ms: int) -> Coroutine[Any, Any, Any] | None:
         """Make a call's coroutine; None: it was answered without running."""
         host = self._host
         activation = active.activation
         if active.cancelled is not None and active.kind is Kind.CALL:
             host.waits.take_back(active, active.cancelled)
             return None
-        if activation.is_gone:
+        if activation.state is ActivationState.GONE:
             host.objects.again(active)
             return None
-        if active.kind is Kind.CALL and active.deadline_ms <= host.now_ms():
+        if active.deadline_ms <= now_ms and active.kind is Kind.CALL:
             host.waits.expire(active)
             return None
         context = copy_context()
@@ -90,7 +90,7 @@ class Turns:
             host.objects.discard(activation)
         return None
 
-    def complete(self, active: ActiveCall, result: Any) -> None:
+    def complete(self, active: ActiveCall, result: Any, now_ms: int) -> None:
         """A call's code returned: commit its turn, then answer."""
         if active.stage is Stage.DONE:
             return
@@ -103,7 +103,6 @@ class Turns:
         if method is None:
             self._complete_hook(active)
             return
-        now_ms = self._host.now_ms()
         try:
             payload = b"" if method.streams else method.encode_result(result, call.encoding)
             if method.read_only:
@@ -294,7 +293,8 @@ class Turns:
             host.telemetry.ended[status] += 1
         if remember and active.method is not None and not active.shared:
             own_entry = host.known.remember(active, reply) or own_entry
-        host.waits.unfile(active)
+        if active.bucket >= 0:
+            host.waits.unfile(active)
         self.close(active)
         shard.release(
             activation.last_index,

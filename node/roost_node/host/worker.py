@@ -74,14 +74,16 @@ class Workers:
         turns = self._host.turns
         ready = self.ready
         time = self._loop.time
+        clock = self._host.now_ms
         task = asyncio.current_task()
         assert task is not None
         while True:
             since = time()
+            now_ms = clock()  # for up to CHECK_EVERY calls
             count = 0
             while ready:
                 active = ready.popleft()
-                coroutine = turns.begin(active)
+                coroutine = turns.begin(active, now_ms)
                 if coroutine is None:
                     continue
                 context = active.context
@@ -91,7 +93,7 @@ class Workers:
                     yielded = context.run(coroutine.send, None)
                 except StopIteration as stop:
                     active.inside = False
-                    turns.complete(active, stop.value)
+                    turns.complete(active, stop.value, now_ms)
                 except BaseException as error:  # user code may raise anything; it becomes a reply
                     active.inside = False
                     turns.fail(active, error)
@@ -108,14 +110,17 @@ class Workers:
                         self._retire()
                         return
                     since = time()
+                    now_ms = clock()
                 count += 1
-                if count % CHECK_EVERY == 0 and time() - since > SLICE_S:
-                    try:
-                        await asyncio.sleep(0)
-                    except asyncio.CancelledError:  # meant for a call that has ended
-                        self._retire()
-                        raise
-                    since = time()
+                if count % CHECK_EVERY == 0:
+                    if time() - since > SLICE_S:
+                        try:
+                            await asyncio.sleep(0)
+                        except asyncio.CancelledError:  # meant for a call that has ended
+                            self._retire()
+                            raise
+                        since = time()
+                    now_ms = clock()
             self._awake -= 1
             if self._closed or len(self._idle) >= SPARE_WORKERS_MAX:
                 return
@@ -174,7 +179,7 @@ class Workers:
                 )
             except StopIteration as stop:
                 active.inside = False
-                turns.complete(active, stop.value)
+                turns.complete(active, stop.value, self._host.now_ms())
                 return
             except BaseException as error:
                 active.inside = False
