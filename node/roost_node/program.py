@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_STORE_FAILED = 70
+GIL_SWITCH_S = 0.0001
+GC_YOUNG_MAX = 20_000
 
 
 def run(config: NodeConfig, application: Application, *, reload: bool) -> int:
@@ -42,6 +45,15 @@ def run(config: NodeConfig, application: Application, *, reload: bool) -> int:
     except Exception:
         log.critical("%s cannot be loaded:\n%s", application.target, traceback.format_exc())
         return 1
+    # The thread that flushes asks for the GIL several times a flush, and gets it after this long at the
+    # latest. With the default of 5 ms a flush of 0.3 ms was measured to come back after 15 ms from a
+    # busy loop; with 0.1 ms after 0.8 ms, and the loop got as much done.
+    sys.setswitchinterval(GIL_SWITCH_S)
+    # What is loaded now stays: the garbage collector need not look at it again. And a call makes some
+    # dozens of objects that die with it: by default it would look at all young ones every few calls.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_YOUNG_MAX, 20, 20)
     try:
         uvloop.run(_serve(config, application, classes, reload=reload))
     except RoostError as error:
