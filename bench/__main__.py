@@ -1,6 +1,10 @@
 """`make bench`: what a call costs, as ratios to floors measured in the same run.
 
 `python -m bench [--seconds S] [--json]`. Client and server share the machine; every write is flushed.
+
+Floors are measured before and after the rows, because a machine that does other things gives another
+figure each time: a ratio is to the mean of both, and a row's CPU time a call (of the server's process
+and of this one, kernel included) says what the work itself costs, whoever else is running.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -32,29 +37,51 @@ KEYS = 1000
 
 
 class Figures:
-    """Calls a second, p50 and p99 in ms, of one piece of work."""
+    """Calls a second, p50 and p99 in ms, CPU time a call in us, of one piece of work."""
 
-    def __init__(self, took: list[float], elapsed: float) -> None:
+    def __init__(self, took: list[float], elapsed: float, cpu_s: Cpu, calls: int) -> None:
         took.sort()
         self.rate = len(took) / elapsed
         self.p50_ms = took[len(took) // 2] * 1000
         self.p99_ms = took[int(len(took) * 0.99)] * 1000
+        self.server_us = cpu_s[0] / calls * 1e6  # 0: it is the same process as the client
+        self.client_us = cpu_s[1] / calls * 1e6
+
+
+Cpu = tuple[float, float]
+"""CPU seconds that the server and the client have used."""
+
+
+def cpu_of(server: int | None) -> Cpu:
+    """As of now; `server`: a process id."""
+    own = os.times()
+    if server is None:
+        return 0.0, own.user + own.system
+    fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), own.user + own.system
 
 
 async def measure(
-    callers: int, seconds: float, call: Callable[[int, int], Awaitable[Any]]
+    callers: int,
+    seconds: float,
+    call: Callable[[int, int], Awaitable[Any]],
+    server: int | None = None,
 ) -> Figures:
     """Let `callers` call, each one call after another; the first 20 % is warm-up."""
     took: list[float] = []
+    calls = 0
     clock = time.perf_counter
+    before = cpu_of(server)
     begin = clock() + 0.2 * seconds
     end = clock() + 1.2 * seconds
 
     async def caller(number: int) -> None:
+        nonlocal calls
         count = 0
         while True:
             started = clock()
             if started > end:
+                calls += count
                 return
             await call(number, count)
             count += 1
@@ -62,7 +89,8 @@ async def measure(
                 took.append(clock() - started)
 
     await asyncio.gather(*(caller(number) for number in range(callers)))
-    return Figures(took, clock() - begin)
+    elapsed, after = clock() - begin, cpu_of(server)
+    return Figures(took, elapsed, (after[0] - before[0], after[1] - before[1]), calls)
 
 
 class Server:
@@ -111,6 +139,7 @@ def colds(cluster: roost.Cluster, name: str) -> Callable[[int, int], Awaitable[A
 async def remote(data: Path, seconds: float) -> dict[str, Figures]:
     """Over gRPC, to another process."""
     server = Server(data)
+    process = server.process.pid
     found: dict[str, Figures] = {}
     try:
         async with server.connect() as cluster:
@@ -120,13 +149,15 @@ async def remote(data: Path, seconds: float) -> dict[str, Figures]:
                 )
             for callers in (1, 16, 128, 512):
                 found[f"increments, {callers} callers"] = await measure(
-                    callers, seconds, increments(cluster)
+                    callers, seconds, increments(cluster), process
                 )
             found["one hot object, 128 callers"] = await measure(
-                128, seconds, increments(cluster, 1)
+                128, seconds, increments(cluster, 1), process
             )
-            found["warm reads, 128 callers"] = await measure(128, seconds, reads(cluster))
-            found["cold objects, 16 callers"] = await measure(16, seconds, colds(cluster, "cold"))
+            found["warm reads, 128 callers"] = await measure(128, seconds, reads(cluster), process)
+            found["cold objects, 16 callers"] = await measure(
+                16, seconds, colds(cluster, "cold"), process
+            )
     finally:
         server.stop()
     return found
@@ -169,52 +200,59 @@ def main() -> int:
     options = parser.parse_args()
     with floors.folder() as name:
         folder = Path(name)
-        flush_s = floors.flush_s(folder)
-        _, echo_s = floors.echo(1)
-        echo_128, _ = floors.echo(128)
-        engine = floors.engine_puts_per_s(folder)
+        before = floors.measure(folder)
         found = uvloop.run(remote(folder / "remote", options.seconds))
         found["in process, 128 callers"] = uvloop.run(local(folder / "local", options.seconds))
         idle = uvloop.run(idle_bytes(folder / "idle"))
-    one_s = flush_s + echo_s
-    rows: list[tuple[str, Figures, str]] = []
-    for title, figures in found.items():
-        if "1 callers" in title:
-            ratio = f"p50 {figures.p50_ms / 1000 / one_s:.2f} x (flush + stream round trip)"
-        elif "process" in title:
-            ratio = f"{figures.rate / engine:.2f} x engine alone"
-        else:
-            ratio = f"{figures.rate / echo_128:.2f} x gRPC echo"
-        rows.append((title, figures, ratio))
+        after = floors.measure(folder)
+    floor = before.mean(after)
     if options.json:
         print(
             json.dumps(
                 {
-                    "flush_us": flush_s * 1e6,
-                    "echo_us": echo_s * 1e6,
-                    "echo_128_per_s": echo_128,
-                    "engine_per_s": engine,
+                    "floors": [vars(before), vars(after)],
                     "idle_bytes": idle,
-                    "rows": {t: vars(f) for t, f, _ in rows},
+                    "rows": {title: vars(figures) for title, figures in found.items()},
                 }
             )
         )
         return 0
     console = Console(highlight=False, width=120)
     console.print(
-        f"floors: flush {flush_s * 1e6:.0f} us, stream round trip {echo_s * 1e6:.0f} us, gRPC echo in "
-        f"batches of 128 {echo_128:,.0f}/s, engine alone {engine:,.0f} calls/s"
+        f"floors, before | after: flush {before.flush_us:.0f} | {after.flush_us:.0f} us, stream round "
+        f"trip {before.echo_us:.0f} | {after.echo_us:.0f} us, gRPC echo in batches of 128 "
+        f"{before.echo_128:,.0f} | {after.echo_128:,.0f}/s, engine alone {before.engine:,.0f} | "
+        f"{after.engine:,.0f} calls/s",
+        soft_wrap=True,
     )
-    table = Table(
-        "work", "calls/s", "p50 ms", "p99 ms", "against the floor", box=None, header_style="bold"
-    )
-    for title, figures, ratio in rows:
+    table = Table(box=None, header_style="bold")
+    table.add_column("work")
+    for title in ("calls/s", "p50 ms", "p99 ms", "CPU us a call: server", "client"):
+        table.add_column(title, justify="right")
+    table.add_column("against the floor")
+    for title, figures in found.items():
         table.add_row(
-            title, f"{figures.rate:,.0f}", f"{figures.p50_ms:.2f}", f"{figures.p99_ms:.2f}", ratio
+            title,
+            f"{figures.rate:,.0f}",
+            f"{figures.p50_ms:.2f}",
+            f"{figures.p99_ms:.2f}",
+            f"{figures.server_us:.0f}" if figures.server_us else "both:",
+            f"{figures.client_us:.0f}",
+            against(title, figures, floor),
         )
     console.print(table)
     console.print(f"an idle live object with two small fields: {idle:,.0f} bytes")
     return 0
+
+
+def against(title: str, figures: Figures, floor: floors.Floors) -> str:
+    """The ratio that means something for this row."""
+    if " 1 callers" in title:
+        ratio = figures.p50_ms * 1000 / (floor.flush_us + floor.echo_us)
+        return f"p50 {ratio:.2f} x (flush + round trip)"
+    if "process" in title:
+        return f"{figures.rate / floor.engine:.2f} x engine alone"
+    return f"{figures.rate / floor.echo_128:.2f} x gRPC echo"
 
 
 if __name__ == "__main__":

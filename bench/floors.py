@@ -35,7 +35,7 @@ def flush_s(folder: Path, count: int = 300) -> float:
 
 def engine_puts_per_s(folder: Path, batch: int = 128, rounds: int = 200) -> float:
     """Calls a second if a call were nothing but its two puts, in flushed batches."""
-    store = RocksStore.open(folder / "engine")
+    store = RocksStore.open(Path(tempfile.mkdtemp(prefix="engine-", dir=folder)))
     rows = [(os.urandom(40), os.urandom(90)) for _ in range(2 * batch)]
     started = time.perf_counter()
     for _ in range(rounds):
@@ -117,6 +117,26 @@ def echo(callers: int, seconds: float = 1.5) -> tuple[float, float]:
         server.wait()
         if server.stdout is not None:
             server.stdout.close()
+
+
+class Floors:
+    """All of them, measured at one time."""
+
+    def __init__(self, flush_us: float, echo_us: float, echo_128: float, engine: float) -> None:
+        self.flush_us = flush_us
+        self.echo_us = echo_us  # a round trip
+        self.echo_128 = echo_128  # calls a second
+        self.engine = engine  # likewise
+
+    def mean(self, other: Floors) -> Floors:
+        """Of two measurements."""
+        mine, others = vars(self), vars(other)
+        return Floors(**{name: (mine[name] + others[name]) / 2 for name in mine})
+
+
+def measure(folder: Path) -> Floors:
+    """Takes some seconds."""
+    return Floors(flush_s(folder) * 1e6, echo(1)[1] * 1e6, echo(128)[0], engine_puts_per_s(folder))
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:
