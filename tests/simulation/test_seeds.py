@@ -19,7 +19,7 @@ from roost_node.host.activation import Activation
 from roost_node.host.call import ActiveCall, Output
 from roost_node.host.children import Children
 from roost_node.host.shard import Shard
-from roost_node.storage import layout, records
+from roost_node.storage import layout
 from simulator.checkers import Operation, is_linearizable
 from simulator.loop import simulate
 from simulator.world import World, seeded
@@ -232,19 +232,11 @@ def record_in_another_batch(patch: pytest.MonkeyPatch) -> None:
 def record_filed_by_log_time(patch: pytest.MonkeyPatch) -> None:
     """L5: the record goes under the minute of the entry, not of the request."""
 
-    def dedup_key(self: Activation, active: ActiveCall) -> bytes:
+    def record_key(self: Activation, request_id: bytes) -> bytes:
         minute = minute_of(self.shard.log.time_ms(self.host.now_ms()))
-        return layout.dedup_key(self.shard.id, minute, self.group, active.call.request_id)
+        return layout.dedup_key(self.shard.id, minute, self.group, request_id)
 
-    def record_of(self: Activation, request_id: bytes) -> records.DedupRecord | None:
-        minute = minute_of(self.shard.log.time_ms(self.host.now_ms()))
-        raw = self.shard.get(
-            self.group, layout.dedup_key(self.shard.id, minute, self.group, request_id)
-        )
-        return records.decode_dedup(raw) if raw is not None else None
-
-    patch.setattr(Activation, "dedup_key", dedup_key)
-    patch.setattr(Activation, "record_of", record_of)
+    patch.setattr(Activation, "record_key", record_key)
 
 
 def reset_forgets_appended_entries(patch: pytest.MonkeyPatch) -> None:
@@ -263,7 +255,7 @@ def child_call_before_earlier_entries(patch: pytest.MonkeyPatch) -> None:
 
 def no_record_at_all(patch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered of a call."""
-    patch.setattr(Activation, "record_of", lambda self, request_id: None)
+    patch.setattr(Activation, "record_at", lambda self, key: None)
 
 
 def child_ids_at_random(patch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ _encode_json = msgspec.json.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _POSITION = re.compile(r"\$\[(\d+)\]")
 EMPTY = _encode(())
+IMMUTABLE = (int, str, float, bool, bytes, tuple, frozenset, type(None))
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -51,7 +52,9 @@ def too_large_arguments(size: int) -> str:
 class Arguments:
     """Decodes the arguments of one method."""
 
-    __slots__ = ("_by_name", "_by_position", "_count", "_name", "_names", "_required")
+    __slots__ = (
+        "_by_name", "_by_position", "_count", "_may_be_empty", "_name", "_names", "_required",
+    )  # fmt: skip
 
     def __init__(self, name: str, parameters: Sequence[tuple[str, Any, Any]]) -> None:
         """`parameters`: name, annotation, default (`inspect.Parameter.empty`: none), in order."""
@@ -59,6 +62,8 @@ class Arguments:
         self._names = tuple(parameter for parameter, _, _ in parameters)
         self._count = len(parameters)
         self._required = {p for p, _, default in parameters if default is inspect.Parameter.empty}
+        # Nothing to decode and nothing to copy: the method's own defaults will do.
+        self._may_be_empty = all(isinstance(d, IMMUTABLE) for _, _, d in parameters)
         fields: list[Any] = []
         for index, (parameter, annotation, default) in enumerate(parameters):
             field = f"a{index}"
@@ -93,8 +98,8 @@ class Arguments:
         )
 
     def decode(self, raw: bytes, encoding: int) -> Sequence[Any]:
-        """The full list of positional arguments. Raises InvalidArgumentError."""
-        if not self._count and (raw == EMPTY or raw in (b"", b"{}", b"[]", b"\x80")):
+        """The positional arguments, none or all. Raises InvalidArgumentError."""
+        if self._may_be_empty and (raw == EMPTY or raw in (b"", b"{}", b"[]", b"\x80")):
             return ()
         json = encoding == JSON
         try:
@@ -118,7 +123,7 @@ class Arguments:
             raise InvalidArgumentError(
                 f"{self._name}: the type of an argument refused it: {error!r}"
             ) from None
-        return [getattr(value, field) for field in value.__struct_fields__]
+        return msgspec.structs.astuple(value)
 
     def _all_named(self, raw: bytes, json: bool) -> bytes:
         """Positional beside named arguments: give every one its name."""
@@ -259,7 +264,7 @@ def _is_map(raw: bytes, json: bool) -> bool:
 
 
 def _copier(default: Any) -> Callable[[], Any]:
-    if isinstance(default, (int, str, float, bool, bytes, tuple, frozenset, type(None))):
+    if isinstance(default, IMMUTABLE):
         return lambda: default
     raw = _encode(default)
     decode = msgspec.msgpack.Decoder(type(default)).decode

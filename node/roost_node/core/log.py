@@ -156,7 +156,7 @@ class ShardLog:
         self._uncommitted.append(entry)
         younger = self._groups.get(group)
         if younger is None:
-            self._groups[group] = Group(entry)
+            self._groups[group] = Group(index, rows, ranges)
         else:
             younger.add(entry)
         return entry
@@ -194,23 +194,20 @@ class ShardLog:
         return self._groups.get(group)
 
 
-class Group:
+class Group(msgspec.Struct):
     """Rows of one object in entries that may not be in the state yet: they go before it (L4)."""
 
-    __slots__ = ("_long_at", "_own", "last", "ranges", "rows")
-
-    def __init__(self, entry: Entry) -> None:
-        self.last = entry.index
-        self.rows = entry.rows  # the entry's own, until there is a second entry
-        self.ranges = entry.ranges
-        self._own: dict[bytes, bytes | None] | None = None
-        self._long_at = GROUP_ROWS_MIN
+    last: int
+    rows: Rows  # those of its entry, until there is a second one
+    ranges: Sequence[DeleteRange]
+    own: dict[bytes, bytes | None] | None = None
+    long_at: int = GROUP_ROWS_MIN
 
     def add(self, entry: Entry) -> None:
         """One more entry."""
-        own = self._own
+        own = self.own
         if own is None:
-            self.rows = self._own = own = dict(self.rows)
+            self.rows = self.own = own = dict(self.rows)
         if entry.ranges:
             self.ranges = (*self.ranges, *entry.ranges)
             for key in own:
@@ -233,12 +230,12 @@ class Group:
     @property
     def is_long(self) -> bool:
         """An object that always has an uncommitted entry: what is committed is to be forgotten."""
-        return len(self.rows) + len(self.ranges) >= self._long_at
+        return len(self.rows) + len(self.ranges) >= self.long_at
 
     def forget(self, left: Sequence[Entry]) -> None:
         """All but these entries, at least one, are in the state."""
-        self.rows, self.ranges, self._own = left[0].rows, left[0].ranges, None
+        self.rows, self.ranges, self.own = left[0].rows, left[0].ranges, None
         for entry in left[1:]:
             self.add(entry)
         # Twice what is left: so forgetting costs each row a constant, however many there are.
-        self._long_at = max(GROUP_ROWS_MIN, 2 * (len(self.rows) + len(self.ranges)))
+        self.long_at = max(GROUP_ROWS_MIN, 2 * (len(self.rows) + len(self.ranges)))

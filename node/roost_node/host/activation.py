@@ -251,7 +251,7 @@ class Activation:
 
     def _file(self, active: ActiveCall, record: bytes) -> bytes:
         """The key of a call's record; its bytes count from now on."""
-        key = self.dedup_key(active)
+        key = active.record_key
         self.shard.kept.add(layout.read_dedup_minute(key), len(key) + len(record))
         return key
 
@@ -369,15 +369,12 @@ class Activation:
 
     # -- records of calls ------------------------------------------------------------------
 
-    def dedup_key(self, active: ActiveCall) -> bytes:
-        """Where this call's record is filed: under its first-sent minute (L5)."""
-        rid = active.call.request_id
-        return layout.dedup_key(self.shard.id, minute_of(first_sent_ms(rid)), self.group, rid)
+    def record_key(self, request_id: bytes) -> bytes:
+        """Where a call's record is filed: under its first-sent minute (L5)."""
+        minute = minute_of(first_sent_ms(request_id))
+        return layout.dedup_key(self.shard.id, minute, self.group, request_id)
 
-    def record_of(self, request_id: bytes) -> records.DedupRecord | None:
+    def record_at(self, key: bytes) -> records.DedupRecord | None:
         """What is known of an earlier attempt, appended entries included (L4)."""
-        key = layout.dedup_key(
-            self.shard.id, minute_of(first_sent_ms(request_id)), self.group, request_id
-        )
         raw = self.shard.get(self.group, key)
         return records.decode_dedup(raw) if raw is not None else None

@@ -87,7 +87,8 @@ class Arrivals:
             raise ExpiredRequestError(
                 "the request id is older than ten minutes: what became of it is not known any more"
             )
-        if not method.read_only and host.known.answer(activation, call, sink):
+        record_key = b"" if method.read_only else activation.record_key(rid)
+        if record_key and host.known.answer(activation, call, sink, record_key):
             return None
         running = activation.calls.get(rid)
         if running is not None:
@@ -115,7 +116,7 @@ class Arrivals:
             )
         active = ActiveCall(
             call, sink, activation, method, deadline_ms, now_ms, len(call.arguments), Kind.CALL,
-            method.read_only, method.interleave, call.credit, host.loop.time(),
+            method.read_only, method.interleave, call.credit, host.loop.time(), record_key,
         )  # fmt: skip
         if call.chain:
             self._check_chain(active)
@@ -129,7 +130,10 @@ class Arrivals:
                     retry_after_s=host.admission.retry_after_s(depth),
                 )
         if call.stub_id:
-            order = activation.order_of(call.stub_id)
+            orders = activation.orders
+            order = orders.get(call.stub_id) if orders is not None else None
+            if order is None:
+                order = activation.order_of(call.stub_id)
             order.used_ms = now_ms
             turn = order.arrive(active, call.sequence, call.oldest)
             if turn is Turn.REFUSE:

@@ -110,6 +110,7 @@ class ActiveCall(msgspec.Struct, eq=False):
     interleaves: bool = False  # each of its stretches commits by itself
     credit: int = 0
     arrived: float = 0.0  # by the loop's clock
+    record_key: bytes = b""  # where its record is filed; empty: it has none
     stage: Stage = Stage.QUEUED
     inside: bool = False  # a step of its code is on the stack now
     entered: bool = False  # it holds a place in the object's input gate

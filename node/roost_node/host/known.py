@@ -46,7 +46,7 @@ class Known:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def answer(self, activation: Activation, call: Call, sink: Sink) -> bool:
+    def answer(self, activation: Activation, call: Call, sink: Sink, record_key: bytes) -> bool:
         """Answer a call that may write from what an earlier attempt left behind."""
         host = self._host
         if len(host.answers):
@@ -58,7 +58,7 @@ class Known:
                     raise InvalidArgumentError("request id reused: it belonged to another call")
                 self._answer(activation, call, sink, answer.reply)
                 return True
-        record = activation.record_of(call.request_id)
+        record = activation.record_at(record_key)
         if record is None:
             return False
         if record.digest != records.digest_of(call.method, call.arguments) or (
