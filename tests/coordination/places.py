@@ -12,7 +12,7 @@ from roost_node.core.record import SessionId
 from roost_node.ownership.coordinator import Coordinator
 from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_link import EtcdOptions
-from roost_node.ownership.memory import MemoryCoordinator, MemoryStore
+from roost_node.ownership.memory import FaultyRegistry, MemoryCoordinator
 from simulator.loop import simulate
 
 Story = Coroutine[Any, Any, None]
@@ -33,7 +33,7 @@ class Place(Protocol):
 
 class Memory:
     def __init__(self) -> None:
-        self.store = MemoryStore()
+        self.store = FaultyRegistry()
 
     def run(self, story: Story) -> None:
         simulate(story)

@@ -19,7 +19,7 @@ from roost_node.ownership.coordinator import (
     Restored,
     UnansweredError,
 )
-from roost_node.ownership.memory import FAIR, Fate, MemoryCoordinator, MemoryStore, storm
+from roost_node.ownership.memory import FAIR, Fate, FaultyRegistry, MemoryCoordinator, storm
 from simulator.loop import simulate
 
 
@@ -28,7 +28,7 @@ class World:
 
     def __init__(self) -> None:
         self.fate = FAIR
-        self.store = MemoryStore()
+        self.store = FaultyRegistry()
         self.node = MemoryCoordinator(self.store, lambda _: self.fate)
         self.other = MemoryCoordinator(self.store)
 
@@ -169,6 +169,22 @@ def test_a_store_restored_from_a_backup_is_noticed_by_reads_and_watches() -> Non
     story(run)
 
 
+def test_a_restore_brings_sessions_back_with_a_lease_and_never_gives_their_numbers_twice() -> None:
+    async def run(world: World) -> None:
+        ended = await world.node.open_session(info(A), TTL_S)
+        backup = world.store.backup()
+        world.store.end_session(ended)
+        newer = await world.other.open_session(info(A), TTL_S)
+        world.store.restore(backup)
+        assert (await world.other.read()).sessions[A].session == ended
+        assert not await world.other.keep_alive(newer), "it never was"
+        assert await world.node.open_session(info(B), 100) > newer
+        await asyncio.sleep(2 * TTL_S)
+        assert set((await world.other.read()).sessions) == {B}, "nobody kept it alive"
+
+    story(run)
+
+
 def test_answers_that_overtake_each_other_are_no_sign_of_a_restore() -> None:
     async def run(world: World) -> None:
         world.fate = Fate(back_s=0.9)
@@ -199,7 +215,7 @@ def test_a_seed_decides_everything() -> None:
         told: list[str] = []
 
         async def whole() -> None:
-            store = MemoryStore()
+            store = FaultyRegistry()
             fair = MemoryCoordinator(store)
             await fair.create(ClusterConfig("one", 16, b"", "h"))
             node = MemoryCoordinator(store, storm(Random(seed), late=0.3, lost=0.3, slow_s=3))

@@ -15,7 +15,7 @@ from coordination.test_contract import CONFIG, A, B, C, info
 from roost_node.core.record import NO_SESSION, Transaction
 from roost_node.core.session import Confirmed, Doubted, Lost, Registered
 from roost_node.ownership.coordinator import CoordinatorRefusedError
-from roost_node.ownership.memory import FAIR, MemoryCoordinator, MemoryStore, storm
+from roost_node.ownership.memory import FAIR, FaultyRegistry, MemoryCoordinator, storm
 from roost_node.ownership.session import SessionLoop
 from simulator.loop import simulate
 
@@ -23,7 +23,7 @@ TTL_S = 3
 
 
 class Node:
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: FaultyRegistry) -> None:
         self.store = store
         self.told: list[Any] = []
         self.coordinator = MemoryCoordinator(store, request_s=0.75)
@@ -42,7 +42,7 @@ class Node:
 
 @contextlib.asynccontextmanager
 async def a_node() -> AsyncIterator[Node]:
-    store = MemoryStore()
+    store = FaultyRegistry()
     node = Node(store)
     await node.coordinator.create(CONFIG)
     async with asyncio.TaskGroup() as tasks:
@@ -155,7 +155,7 @@ def test_closing_ends_the_session_at_once() -> None:
 
 def test_a_store_that_refuses_the_first_session_ends_the_process() -> None:
     async def whole() -> None:
-        store = MemoryStore()
+        store = FaultyRegistry()
         node = Node(store)
         await node.coordinator.create(CONFIG)
         await node.coordinator.raise_format_level(2)
@@ -169,7 +169,7 @@ def test_a_store_that_refuses_the_first_session_ends_the_process() -> None:
 def test_in_any_weather_it_never_believes_in_a_session_that_had_run_out(seed: int) -> None:
     async def whole() -> None:
         random = Random(seed)
-        store = MemoryStore()
+        store = FaultyRegistry()
         node = Node(store)
         await node.coordinator.create(CONFIG)
         node.coordinator._weather = storm(random, late=0.3, lost=0.3, slow_s=2.0)

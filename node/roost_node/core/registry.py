@@ -35,7 +35,7 @@ class Registry:
         self.shards: dict[ShardId, Versioned] = {}
         self.wishes: dict[ShardId, Wish] = {}
         self.controller: Leader | None = None
-        self._next_session = 1
+        self.last_session = 1  # never given twice, not even after a restore
 
     def create(self, proposed: ClusterConfig) -> ClusterConfig:
         """Create the cluster, if it is not there; what is there."""
@@ -46,8 +46,8 @@ class Registry:
 
     def grant(self) -> SessionId:
         """A new lease."""
-        self._next_session += 1
-        return SessionId(self._next_session)
+        self.last_session += 1
+        return SessionId(self.last_session)
 
     def register(self, info: SessionInfo) -> None:
         """Put a session's key; over an older session's of the same store it ends that one (O5)."""

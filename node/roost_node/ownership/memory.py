@@ -1,6 +1,6 @@
 """The coordination store in one process, with faults on order: for tests and the simulator.
 
-One `MemoryStore` is the cluster's store; each node has its own `MemoryCoordinator` in front of it. A
+One `FaultyRegistry` is the cluster's store; each node has its own `MemoryCoordinator` in front of it. A
 request travels, is carried out, and its answer travels back, each on the loop's clock, so that under a
 simulated loop a run is exactly repeatable. The `Fate` of each request decides how long either way takes
 and whether it is lost. A client that gives up takes nothing back: its request is carried out when it
@@ -93,7 +93,14 @@ class _Lease(msgspec.Struct):
     until: float = 0.0
 
 
-class MemoryStore:
+class Backup(msgspec.Struct, frozen=True):
+    """What a store held, and the leases that ran."""
+
+    registry: Registry
+    leases: dict[SessionId, _Lease]
+
+
+class FaultyRegistry:
     """The store itself. `is_up` and `is_frozen` are for the nemesis to see; it turns them by methods."""
 
     def __init__(self) -> None:
@@ -145,13 +152,20 @@ class MemoryStore:
         self.breaks += 1
         self._wake()
 
-    def backup(self) -> Registry:
+    def backup(self) -> Backup:
         """What is stored now."""
-        return copy.deepcopy(self.registry)
+        return Backup(copy.deepcopy(self.registry), dict(self._leases))
 
-    def restore(self, backup: Registry) -> None:
-        """Go back to a backup, revisions included (O7)."""
-        self.registry = copy.deepcopy(backup)
+    def restore(self, backup: Backup) -> None:
+        """Go back to a backup, revisions and leases included (O7)."""
+        last_session = self.registry.last_session
+        self.registry = copy.deepcopy(backup.registry)
+        self.registry.last_session = last_session
+        self._leases = {
+            session: _Lease(lease.store, lease.ttl_s) for session, lease in backup.leases.items()
+        }
+        for session, lease in self._leases.items():
+            self._extend(session, lease)
         self._history.clear()
         self.compacted = 0
         self.break_watches()
@@ -239,10 +253,10 @@ def _difference(before: Registry, after: Registry) -> Changed:
 
 
 class MemoryCoordinator(Coordinator):
-    """One node's connection to a `MemoryStore`."""
+    """One node's connection to a `FaultyRegistry`."""
 
     def __init__(
-        self, store: MemoryStore, weather: Weather = lambda _: FAIR, request_s: float = 1.0
+        self, store: FaultyRegistry, weather: Weather = lambda _: FAIR, request_s: float = 1.0
     ) -> None:
         self.is_cut = False
         """Cut this node, and only it, off the store."""
