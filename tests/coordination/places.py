@@ -12,7 +12,8 @@ from roost_node.core.record import SessionId
 from roost_node.ownership.coordinator import Coordinator
 from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_link import EtcdOptions
-from roost_node.ownership.memory import FaultyRegistry, MemoryCoordinator
+from roost_node.ownership.faulty_registry import FaultyRegistry
+from roost_node.ownership.memory import MemoryCoordinator
 from simulator.loop import simulate
 
 Story = Coroutine[Any, Any, None]

@@ -19,7 +19,8 @@ from roost_node.ownership.coordinator import (
     Restored,
     UnansweredError,
 )
-from roost_node.ownership.memory import FAIR, Fate, FaultyRegistry, MemoryCoordinator, storm
+from roost_node.ownership.faulty_registry import FaultyRegistry
+from roost_node.ownership.memory import FAIR, Fate, MemoryCoordinator, storm
 from simulator.loop import simulate
 
 

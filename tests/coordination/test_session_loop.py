@@ -15,7 +15,8 @@ from coordination.test_contract import CONFIG, A, B, C, info
 from roost_node.core.record import NO_SESSION, Transaction
 from roost_node.core.session import Confirmed, Doubted, Lost, Registered
 from roost_node.ownership.coordinator import CoordinatorRefusedError
-from roost_node.ownership.memory import FAIR, FaultyRegistry, MemoryCoordinator, storm
+from roost_node.ownership.faulty_registry import FaultyRegistry
+from roost_node.ownership.memory import FAIR, MemoryCoordinator, storm
 from roost_node.ownership.session import SessionLoop
 from simulator.loop import simulate
 
@@ -130,14 +131,14 @@ def test_a_revoked_session_is_noticed_by_the_next_renewal_or_by_a_read_before() 
 def test_what_it_has_to_say_arrives_late_rather_than_never_and_outlives_the_session() -> None:
     async def run(node: Node) -> None:
         node.store.stop()
-        node.loop.say(draining=True, stopping=False, unreachable=(B, C))
+        node.loop.say(draining=True, stopping=False, unreachable=(B, C), stuck_on=(B,))
         await asyncio.sleep(5)
         node.store.resume()
         await eventually(lambda: node.store.registry.sessions[A].draining)
         node.store.end_session(node.loop.session)
         await eventually(lambda: A in node.store.registry.sessions)
         there = node.store.registry.sessions[A]
-        assert (there.draining, there.unreachable) == (True, (B, C))
+        assert (there.draining, there.unreachable, there.stuck_on) == (True, (B, C), (B,))
         assert there.session == node.loop.session
 
     story(run)
@@ -145,7 +146,7 @@ def test_what_it_has_to_say_arrives_late_rather_than_never_and_outlives_the_sess
 
 def test_closing_ends_the_session_at_once() -> None:
     async def run(node: Node) -> None:
-        node.loop.say(draining=False, stopping=True, unreachable=())
+        node.loop.say(draining=False, stopping=True, unreachable=(), stuck_on=())
         await eventually(lambda: node.store.registry.sessions[A].stopping)
         await node.loop.close()
         assert node.store.registry.sessions == {}

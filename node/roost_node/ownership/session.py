@@ -73,10 +73,21 @@ class SessionLoop:
         answered_ms = self._keeper.answered_ms
         return answered_ms >= 0 and self._now_ms() - answered_ms <= ms
 
-    def say(self, *, draining: bool, stopping: bool, unreachable: tuple[StoreId, ...]) -> None:
+    def say(
+        self,
+        *,
+        draining: bool,
+        stopping: bool,
+        unreachable: tuple[StoreId, ...],
+        stuck_on: tuple[StoreId, ...],
+    ) -> None:
         """Tell the others, as soon as the store can be reached, and with every later session."""
         self._info = msgspec.structs.replace(
-            self._info, draining=draining, stopping=stopping, unreachable=unreachable
+            self._info,
+            draining=draining,
+            stopping=stopping,
+            unreachable=unreachable,
+            stuck_on=stuck_on,
         )
         self._has_news = True
         self._woken.set()
