@@ -30,13 +30,15 @@ class Cluster:
 
     def __init__(self, make: Callable[[], client._Connecting]) -> None:
         self._make = make
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="roost", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread
         self._connecting: client._Connecting | None = None
         self._cluster: client.Cluster | None = None
 
     def __enter__(self) -> Cluster:
         _refuse_inside_a_loop()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="roost", daemon=True)
         self._thread.start()
         try:
             self._cluster = self._run(self._open())
