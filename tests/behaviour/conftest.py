@@ -1,4 +1,4 @@
-"""Each behaviour is tried twice: in process, and through gRPC with real frames."""
+"""Each behaviour is tried in process, through gRPC with real frames, and through a router."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from roost_node.config import Limits
 from roost_node.host.loader import specs_of
 from roost_node.node import Node
 from roost_node.server import Server
+from roost_router.config import Limits as RouterLimits
+from roost_router.router import Router
+from roost_router.server import Server as RouterServer
 
 Scenario = Callable[[roost.Cluster], Awaitable[None]]
 Run = Callable[..., None]
@@ -42,7 +45,21 @@ async def serving(path: Path, *classes: type[Any], **settings: Any) -> AsyncIter
             await server.stop()
 
 
-@pytest.fixture(params=["local", "grpc"])
+@contextlib.asynccontextmanager
+async def routing(*nodes: str, **settings: Any) -> AsyncIterator[RouterServer]:
+    """A router with its gRPC server, in this process."""
+    async with Router(nodes, limits=RouterLimits(**settings)) as router:
+        server = RouterServer(router, "127.0.0.1", 0)
+        router.on_tick = server.hang_up_on_hoarders
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.drain()
+            await server.stop()
+
+
+@pytest.fixture(params=["local", "grpc", "router"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """`run(scenario, Class, ..., **settings)`: play an async scenario against a cluster."""
 
@@ -59,6 +76,16 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
             ):
                 await scenario(cluster)
 
-        asyncio.run(asyncio.wait_for(local() if request.param == "local" else remote(), 60))
+        async def routed() -> None:
+            timeout = settings.pop("timeout", 30.0)
+            async with (
+                serving(tmp_path / "data", *classes, **settings) as server,
+                routing(f"127.0.0.1:{server.port}") as router,
+                roost.connect(f"127.0.0.1:{router.port}", timeout=timeout) as cluster,
+            ):
+                await scenario(cluster)
+
+        ways = {"local": local, "grpc": remote, "router": routed}
+        asyncio.run(asyncio.wait_for(ways[request.param](), 60))
 
     return play

@@ -1,0 +1,198 @@
+"""The service of operators, for the whole cluster: asks the owner, or all nodes and merges."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from roost.adapters.channel import OPTIONS, error_of
+from roost.adapters.serving import abort
+from roost.cluster.ids import check_key
+from roost.errors import RoostError, UnavailableError
+from roost.v1 import admin_pb2, admin_pb2_grpc
+from roost_router.router import Router
+
+ReplyT = TypeVar("ReplyT")
+
+ANSWER_S = 10.0  # of a caller that sets no deadline
+PAUSE_S = 0.05
+PAGE_DEFAULT = 100
+PAGE_MAX = 1_000
+
+
+class Admin(admin_pb2_grpc.AdminServicer):
+    """Channels of its own: an operator's long list is not to stand before calls."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def Status(  # noqa: N802  # the protocol's name
+        self,
+        request: admin_pb2.StatusRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.StatusRequest, Awaitable[admin_pb2.StatusReply]
+        ],
+    ) -> admin_pb2.StatusReply:
+        """What all nodes say, as one."""
+        try:
+            found = await self._from_all(
+                lambda stub, left_s: stub.Status(request, timeout=left_s), _left_s(context)
+            )
+        except RoostError as error:
+            await abort(context, error)
+        table = self._router.table
+        return admin_pb2.StatusReply(
+            store_id=",".join(sorted(reply.store_id for reply in found)),
+            cluster_id=table.map.shape.cluster_id,
+            build=",".join(sorted({reply.build for reply in found})),
+            server_time_ms=self._router.now_ms(),
+            started_ms=min((reply.started_ms for reply in found), default=0),
+            classes=sorted({name for reply in found for name in reply.classes}),
+            activations=sum(reply.activations for reply in found),
+            calls_running=sum(reply.calls_running for reply in found),
+            calls_queued=sum(reply.calls_queued for reply in found),
+            shards=table.map.shape.shards,
+        )
+
+    async def ListObjects(  # noqa: N802  # likewise
+        self,
+        request: admin_pb2.ListObjectsRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ListObjectsRequest, Awaitable[admin_pb2.ListObjectsReply]
+        ],
+    ) -> admin_pb2.ListObjectsReply:
+        """A page: each node's next objects, of which the first are the cluster's next."""
+        limit = min(request.limit or PAGE_DEFAULT, PAGE_MAX)
+        try:
+            pages = await self._from_all(
+                lambda stub, left_s: stub.ListObjects(request, timeout=left_s), _left_s(context)
+            )
+        except RoostError as error:
+            await abort(context, error)
+        return merge_pages(pages, limit, self._is_owner)
+
+    def _is_owner(self, info: admin_pb2.ObjectInfo) -> bool:
+        table = self._router.table
+        record = table.map.record(table.shard_of(info.class_name, info.key))
+        return record is not None and record.owner == info.owner
+
+    async def ShowObject(  # noqa: N802  # likewise
+        self,
+        request: admin_pb2.ShowObjectRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ShowObjectRequest, Awaitable[admin_pb2.ShowObjectReply]
+        ],
+    ) -> admin_pb2.ShowObjectReply:
+        """One object, from its owner."""
+        try:
+            return await self._from_owner(
+                request.class_name,
+                request.key,
+                lambda stub, left_s: stub.ShowObject(request, timeout=left_s),
+                _left_s(context),
+            )
+        except RoostError as error:
+            await abort(context, error)
+
+    async def DeleteObject(  # noqa: N802  # likewise
+        self,
+        request: admin_pb2.DeleteObjectRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.DeleteObjectRequest, Awaitable[admin_pb2.DeleteObjectReply]
+        ],
+    ) -> admin_pb2.DeleteObjectReply:
+        """Delete all that it stores, at its owner."""
+        try:
+            return await self._from_owner(
+                request.class_name,
+                request.key,
+                lambda stub, left_s: stub.DeleteObject(request, timeout=left_s),
+                _left_s(context),
+            )
+        except RoostError as error:
+            await abort(context, error)
+
+    def _stub(self, address: str) -> admin_pb2_grpc.AdminStub:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
+        return admin_pb2_grpc.AdminStub(channel)
+
+    async def _from_all(
+        self,
+        ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
+        left_s: float,
+    ) -> list[ReplyT]:
+        """An answer of every owner. Raises when one of them has none: half a list is a wrong list."""
+        await self._ready(left_s)
+        addresses = list(self._router.table.map.addresses())
+        try:
+            return list(
+                await asyncio.gather(*(ask(self._stub(address), left_s) for address in addresses))
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+
+    async def _from_owner(
+        self,
+        class_name: str,
+        key: str,
+        ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
+        left_s: float,
+    ) -> ReplyT:
+        """The owner's answer; it is asked again while it cannot be reached."""
+        check_key(key)
+        await self._ready(left_s)
+        router = self._router
+        end_s = router.monotonic_s() + left_s
+        shard = router.table.shard_of(class_name, key)
+        while True:
+            address = router.table.address_of(shard)
+            failure: RoostError = UnavailableError(f"the owner of shard {shard} is not known")
+            if address is not None:
+                try:
+                    return await ask(self._stub(address), max(0.001, end_s - router.monotonic_s()))
+                except grpc.aio.AioRpcError as error:
+                    failure = error_of(error)
+            if not isinstance(failure, UnavailableError) or router.monotonic_s() + PAUSE_S > end_s:
+                raise failure
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ready(self, left_s: float) -> None:
+        try:
+            async with asyncio.timeout(left_s):
+                await self._router.ready.wait()
+        except TimeoutError:
+            raise UnavailableError("this router has not found a node yet") from None
+
+
+def merge_pages(
+    pages: list[admin_pb2.ListObjectsReply],
+    limit: int,
+    is_owner: Callable[[admin_pb2.ObjectInfo], bool],
+) -> admin_pb2.ListObjectsReply:
+    """The first `limit` of all; of two lines about one object, the owner's."""
+    lines: dict[bytes, admin_pb2.ObjectInfo] = {}
+    for page in pages:
+        for info in page.objects:
+            if info.position not in lines or is_owner(info):
+                lines[info.position] = info
+    positions = sorted(lines)
+    more = len(positions) > limit or any(page.next_page_token for page in pages)
+    # A node that stopped early may have objects before the others' last: go on behind its last.
+    ends = [page.objects[-1].position for page in pages if page.next_page_token and page.objects]
+    taken = [p for p in positions if not ends or p <= min(ends)][:limit]
+    return admin_pb2.ListObjectsReply(
+        objects=[lines[position] for position in taken],
+        next_page_token=taken[-1] if more and taken else b"",
+    )
+
+
+def _left_s(context: grpc.aio.ServicerContext) -> float:  # type: ignore[type-arg]  # any pair
+    left_s: float | None = context.time_remaining()
+    return ANSWER_S if left_s is None else left_s

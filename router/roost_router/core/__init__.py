@@ -1,0 +1,1 @@
+"""Decisions without I/O: where calls go, what is sent again, what is refused."""

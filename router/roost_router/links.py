@@ -1,0 +1,224 @@
+"""One multiplexed stream to each node that the map names; and the ear for news of the map.
+
+All messages handed over while a stream is busy go out together with its next frame. A link that
+breaks is made again for as long as the map names its address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from roost import __version__
+from roost.adapters.channel import OPTIONS, ready
+from roost.adapters.map_news import moved_from_pb, records_from_pb, shape_from_pb
+from roost.cluster.shard_map import Shape, ShardRecord
+from roost.errors import RoostError
+from roost.v1 import forward_pb2, objects_pb2, shard_map_pb2, shard_map_pb2_grpc
+from roost.wire.messages import WIRE_VERSION
+from roost_router.core.calls import Link
+from roost_router.core.clock import ServerTime
+from roost_router.core.forward import Forwarder
+from roost_router.frames import client_frames, closed_error
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 5.0
+PAUSE_S_MIN = 0.02
+PAUSE_S_MAX = 1.0
+PAUSE_WATCH_S_MAX = 0.5
+PING_S = 5.0  # nodes take it ill when they are asked more often
+COMMITTED = objects_pb2.OutcomeReply.COMMITTED
+
+_random = random.SystemRandom()
+Raw = grpc.aio.StreamStreamCall[bytes, bytes]
+
+
+def options(keepalive_s: float) -> list[tuple[str, int | str]]:
+    """Of a channel that notices a frozen node in `PING_S` and `keepalive_s`."""
+    return [
+        *(o for o in OPTIONS if not o[0].startswith("grpc.keepalive")),
+        ("grpc.keepalive_time_ms", int(PING_S * 1000)),
+        ("grpc.keepalive_timeout_ms", int(keepalive_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+class _Broken(Exception):  # noqa: N818  # it never leaves this module
+    """The stream ended; what is said is why."""
+
+
+class LinkRunner:
+    """Keeps the stream to one address: connects, reads, writes, connects again."""
+
+    def __init__(
+        self,
+        address: str,
+        core: Forwarder,
+        clock: ServerTime,
+        monotonic_s: Callable[[], float],
+        *,
+        keepalive_s: float,
+        trusted: bool,
+    ) -> None:
+        self._core = core
+        self._clock = clock
+        self._monotonic_s = monotonic_s
+        self._trusted = trusted
+        self._options = options(keepalive_s)
+        self._more = asyncio.Event()
+        self.room = asyncio.Event()
+        self.room.set()
+        self.link = Link(address, self._more.set)
+
+    async def run(self) -> None:
+        """For as long as the map names the address."""
+        pause_s = PAUSE_S_MIN
+        while True:
+            started_s = self._monotonic_s()
+            try:
+                await self._connected()
+            except (grpc.aio.AioRpcError, TimeoutError, OSError, DecodeError, _Broken) as error:
+                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                if self.link.is_open:
+                    log.warning("link lost", extra={"node": self.link.address, "why": why})
+            finally:
+                self._core.on_link_lost(self.link)
+                self.room.set()
+            if self._monotonic_s() - started_s > 5 * PAUSE_S_MAX:
+                pause_s = PAUSE_S_MIN
+            await asyncio.sleep(pause_s * (0.5 + _random.random()))
+            pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+    async def _connected(self) -> None:
+        async with grpc.aio.insecure_channel(self.link.address, options=self._options) as channel:
+            async with asyncio.timeout(CONNECT_S):
+                await ready(channel)
+                method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+                    "/roost.v1.Objects/Session"
+                )
+                stream = method()
+                hello = objects_pb2.Hello(
+                    client=f"roost-router/{__version__}", wire_version=WIRE_VERSION
+                )
+                await stream.write(objects_pb2.ClientFrame(hello=hello).SerializeToString())
+                raw = await stream.read()
+                if not isinstance(raw, bytes):
+                    raise _Broken(await stream.details())
+            welcome = objects_pb2.ServerFrame.FromString(raw).welcome
+            self._clock.on_hello(welcome.server_time_ms, int(self._monotonic_s() * 1000))
+            log.info("link open", extra={"node": self.link.address, "build": welcome.build})
+            self._more.clear()
+            self._core.on_link_open(self.link)
+            writer = asyncio.get_running_loop().create_task(self._write(stream))
+            try:
+                await self._read(stream)
+            finally:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+
+    async def _read(self, stream: Raw) -> None:
+        while True:
+            raw = await stream.read()
+            if not isinstance(raw, bytes):
+                raise _Broken(await stream.details() or "the node hung up")
+            self._take(raw)
+
+    def _take(self, raw: bytes) -> None:
+        core, link = self._core, self.link
+        frame = objects_pb2.ServerFrame.FromString(raw)
+        closed = forward_pb2.ClosedServerFrame.FromString(raw)
+        if frame.moved:
+            core.on_news(moved_from_pb(moved) for moved in frame.moved)
+        if frame.going_away:
+            log.info("node drains", extra={"node": link.address})
+            core.on_link_leaving(link)
+        for item, body in zip(frame.items, closed.items, strict=True):
+            core.on_item(link, item.id, body)
+        now_ms = self._clock.now_ms(int(self._monotonic_s() * 1000))
+        for reply, body in zip(frame.replies, closed.replies, strict=True):
+            status = reply.status
+            if status and not self._trusted:
+                body = closed_error(reply)
+            core.on_reply(link, reply.id, status, reply.epoch, body, now_ms)
+        for outcome, body in zip(frame.outcomes, closed.outcomes, strict=True):
+            if outcome.status and not self._trusted:
+                body = closed_error(outcome)
+            is_known = outcome.state == COMMITTED
+            core.on_outcome(link, outcome.id, outcome.status, is_known, body, now_ms)
+
+    async def _write(self, stream: Raw) -> None:
+        try:
+            while True:
+                await self._more.wait()
+                self._more.clear()
+                messages = self.link.take()
+                self.room.set()
+                for raw in client_frames(messages):
+                    await stream.write(raw)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            stream.cancel()  # the reader sees the end and says so
+
+
+class MapWatch:
+    """Listens to a node for who owns what; to the next one when it falls silent.
+
+    Two of them run, on different nodes where there are two: a node that freezes says nothing of it.
+    """
+
+    def __init__(
+        self,
+        seeds: tuple[str, ...],
+        known: Callable[[], list[str]],
+        on_shape: Callable[[Shape], None],
+        on_news: Callable[[list[ShardRecord]], None],
+        *,
+        keepalive_s: float,
+    ) -> None:
+        self._seeds = seeds
+        self._known = known  # addresses that the map names
+        self._on_shape = on_shape
+        self._on_news = on_news
+        self._options = options(keepalive_s)
+        self._listened_to: list[str] = []
+
+    async def run(self, first: int) -> None:
+        """For good. `first`: with which of the addresses to begin."""
+        pause_s = PAUSE_S_MIN
+        at = first
+        while True:
+            addresses = list(dict.fromkeys((*self._seeds, *self._known())))
+            free = [a for a in addresses if a not in self._listened_to]
+            address = (free or addresses)[at % len(free or addresses)]
+            at += 1
+            self._listened_to.append(address)
+            try:
+                async for update in self._watch(address):
+                    if update.HasField("shape"):
+                        self._on_shape(shape_from_pb(update.shape))
+                        log.info("map", extra={"node": address, "shards": len(update.shards)})
+                        pause_s = PAUSE_S_MIN
+                    self._on_news(records_from_pb(update.shards, address))
+            except (grpc.aio.AioRpcError, TimeoutError, OSError) as error:
+                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                log.debug("no news", extra={"node": address, "why": why})
+            except RoostError as error:
+                log.error("a node's map is not for this router: %s", error, extra={"node": address})  # noqa: TRY400  # no trace: it is a wrong setting
+            finally:
+                self._listened_to.remove(address)
+            await asyncio.sleep(pause_s * (0.5 + _random.random()))
+            pause_s = min(2 * pause_s, PAUSE_WATCH_S_MAX)
+
+    async def _watch(self, address: str) -> AsyncIterator[shard_map_pb2.MapUpdate]:
+        async with grpc.aio.insecure_channel(address, options=self._options) as channel:
+            async with asyncio.timeout(CONNECT_S):
+                await ready(channel)
+            stub = shard_map_pb2_grpc.MapStub(channel)
+            async for update in stub.Watch(shard_map_pb2.WatchRequest()):
+                yield update
