@@ -29,11 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 import roost
-from bench import floors
+from bench import floors, routed
 from bench.app import Counter
 
 APP = Path(__file__).with_name("app.py")
 KEYS = 1000
+DIRECT = "increments direct, 128 callers, again"
 
 
 class Figures:
@@ -158,6 +159,17 @@ async def remote(data: Path, seconds: float) -> dict[str, Figures]:
             found["cold objects, 16 callers"] = await measure(
                 16, seconds, colds(cluster, "cold"), process
             )
+            found[DIRECT] = await measure(128, seconds, increments(cluster), process)
+        for count, title in ((1, "a router"), (2, "two routers")):
+            async with routed.clients(server.address, count) as (clusters, router):
+                work = routed.shared([increments(cluster) for cluster in clusters])
+                found[f"increments through {title}, 128 callers"] = await measure(
+                    128, seconds, work, router
+                )
+                if count == 1:
+                    found["increments through a router, 1 callers"] = await measure(
+                        1, seconds, work, router
+                    )
     finally:
         server.stop()
     return found
@@ -238,18 +250,20 @@ def main() -> int:
             f"{figures.p99_ms:.2f}",
             f"{figures.server_us:.0f}" if figures.server_us else "both:",
             f"{figures.client_us:.0f}",
-            against(title, figures, floor),
+            against(title, figures, floor, found[DIRECT].rate),
         )
     console.print(table)
     console.print(f"an idle live object with two small fields: {idle:,.0f} bytes")
     return 0
 
 
-def against(title: str, figures: Figures, floor: floors.Floors) -> str:
+def against(title: str, figures: Figures, floor: floors.Floors, direct: float) -> str:
     """The ratio that means something for this row."""
     if " 1 callers" in title:
         ratio = figures.p50_ms * 1000 / (floor.flush_us + floor.echo_us)
         return f"p50 {ratio:.2f} x (flush + round trip)"
+    if "through" in title:
+        return f"{figures.rate / direct:.2f} x direct"
     if "process" in title:
         return f"{figures.rate / floor.engine:.2f} x engine alone"
     return f"{figures.rate / floor.echo_128:.2f} x gRPC echo"

@@ -236,7 +236,8 @@ def test_kill_9_of_a_router_under_load_is_no_error(cluster: Cluster) -> None:
 def test_a_router_told_to_stop_answers_what_it_has_and_its_clients_move_on(
     cluster: Cluster,
 ) -> None:
-    first, second = cluster.router(), cluster.router()
+    # Longer than the test waits: it must not be the end of the grace period that moves them.
+    first, second = cluster.router("--grace-s", "600"), cluster.router()
 
     async def story() -> None:
         async with cluster.connect(first, second) as client:
