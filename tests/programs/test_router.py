@@ -249,7 +249,7 @@ def test_a_router_told_to_stop_answers_what_it_has_and_its_clients_move_on(
                 first.process.send_signal(signal.SIGTERM)
                 assert await slow == 1
                 await load.more()
-            assert await asyncio.to_thread(first.stop) == 0
+            assert await asyncio.to_thread(first.process.wait, 40) == 0
             await load.check()
 
     play(story())
