@@ -21,6 +21,9 @@ from roost_node.config import Limits, NodeConfig
 from roost_node.node import Node
 from roost_node.server import Server
 from roost_node.storage import rocks
+from roost_router.config import Limits as RouterLimits
+from roost_router.config import RouterConfig
+from roost_router.router import Router
 
 HERE = Path(__file__).resolve().parent
 UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -88,6 +91,15 @@ def metrics() -> str:
     return asyncio.run(served())
 
 
+def router_metrics() -> str:
+    """Every metric of a router, but for its count of sessions."""
+    rows = ["| metric | kind | what it is |", "| --- | --- | --- |"]
+    for family in Router(()).telemetry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    return "\n".join(rows)
+
+
 def rocksdb() -> str:
     """What the database takes of the memory."""
     tables, cache = rocks.MEMTABLE_BYTES * rocks.MEMTABLES_MAX, rocks.CACHE_BYTES
@@ -104,6 +116,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "process": ("OPERATIONS.md", lambda: knobs(NodeConfig)),
     "rocksdb": ("OPERATIONS.md", rocksdb),
     "metrics": ("OPERATIONS.md", metrics),
+    "router": ("OPERATIONS.md", lambda: knobs(RouterConfig, RouterLimits)),
+    "router metrics": ("OPERATIONS.md", router_metrics),
 }
 
 
