@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 import grpc
@@ -123,6 +123,14 @@ class Admin(admin_pb2_grpc.AdminServicer):
             channel = self._channels[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
         return admin_pb2_grpc.AdminStub(channel)
 
+    async def _close_unused(self, used: Collection[str]) -> None:
+        for address in [address for address in self._channels if address not in used]:
+            await self._channels.pop(address).close()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._close_unused(())
+
     async def _from_all(
         self,
         ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
@@ -131,6 +139,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         """An answer of every owner. Raises when one of them has none: half a list is a wrong list."""
         await self._ready(left_s)
         addresses = list(self._router.table.map.addresses())
+        await self._close_unused(addresses)
         try:
             return list(
                 await asyncio.gather(*(ask(self._stub(address), left_s) for address in addresses))

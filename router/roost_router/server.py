@@ -254,7 +254,8 @@ class Server:
         self.objects = Objects(router)
         self._server = grpc.aio.server(options=OPTIONS)
         self.objects.register(self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(Admin(router), self._server)
+        self._admin = Admin(router)
+        admin_pb2_grpc.add_AdminServicer_to_server(self._admin, self._server)
         self._map = MapService()
         router.on_map = self._map.publish
         shard_map_pb2_grpc.add_MapServicer_to_server(self._map, self._server)
@@ -317,3 +318,4 @@ class Server:
     async def stop(self) -> None:
         """Hang up."""
         await self._server.stop(grace=0.2)
+        await self._admin.close()
