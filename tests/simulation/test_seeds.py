@@ -14,6 +14,8 @@ import pytest
 import roost
 from roost import DurableObject, method
 from roost.cluster.ids import first_sent_ms
+from roost_node.core.caller_order import Admission as Turn
+from roost_node.core.caller_order import CallerOrder
 from roost_node.core.dedup import minute_of
 from roost_node.host.activation import Activation
 from roost_node.host.call import ActiveCall, Output
@@ -28,6 +30,8 @@ CALLERS = 4
 CALLS = 12
 seen_outside: list[tuple[str, int]] = []
 """What objects told each other, in order."""
+telling: dict[int, int] = {}
+"""What each telling call had seen."""
 too_early: list[str] = []
 """A caller is held by its open call, so all that it has appended was there before the call."""
 worlds: list[World] = []
@@ -51,12 +55,17 @@ class Cell(DurableObject, idle_after=0.5):
     async def get(self) -> int:
         return self.value
 
-    async def add_and_tell(self, other: str) -> int:
-        before = (
-            self.value
-        )  # of an earlier call: a child call must not show it before it is durable
+    @method(read_only=True)
+    async def look(self, seconds: float) -> int:
+        await asyncio.sleep(seconds)  # open for long: later calls of its stub finish before it
+        return self.value
+
+    async def add_and_tell(self, other: str, number: int) -> int:
+        # Of an earlier call: a child call must not show it before it is durable. It goes beside the
+        # arguments: others may change the state before a retry, and other arguments are another call.
+        telling[number] = self.value
         self.value += 1
-        await self.ctx.object(Witness, other).see(type(self).__name__, self.ctx.key, before)
+        await self.ctx.object(Witness, other).see(type(self).__name__, self.ctx.key, number)
         return self.value
 
     async def fail(self) -> None:
@@ -71,7 +80,8 @@ class Fragile(Cell, reset_on_error=True):
 class Witness(DurableObject):
     count: int = 0
 
-    async def see(self, teller: str, key: str, value: int) -> None:
+    async def see(self, teller: str, key: str, number: int) -> None:
+        value = telling.get(number, 0)
         seen_outside.append((f"{teller}/{key}", value))
         host = worlds[-1].host
         shard = host.shard_of(teller, key, host.now_ms())
@@ -95,6 +105,7 @@ class ViolationError(Exception):
 
 async def run(seed: int) -> None:
     seen_outside.clear()
+    telling.clear()
     too_early.clear()
     worlds.clear()
     world = World(seed, Cell, Fragile, Witness)
@@ -106,10 +117,14 @@ async def run(seed: int) -> None:
 
     async def caller(cluster: roost.Cluster, number: int) -> None:
         nonlocal tells
+        stubs: dict[tuple[Any, str], Any] = {}  # kept: the order of their calls is a promise too
         for _ in range(CALLS):
             cls: Any = rng.choice((Cell, Fragile))
             key = rng.choice("ab")
-            stub = cluster.object(cls, key)
+            stub = stubs.setdefault((cls, key), cluster.object(cls, key))
+            if rng.random() < 0.3:
+                await several(cls.__name__, key, stub)
+                continue
             start = world.loop.time()
             request: tuple[Any, ...]
             match rng.randrange(10):
@@ -121,8 +136,8 @@ async def run(seed: int) -> None:
                 case 5 | 6:
                     request, call = ("get",), stub.get()
                 case 7 | 8:
-                    request, call = ("tell",), stub.add_and_tell(f"{cls.__name__}{key}")
                     tells += 1
+                    request, call = ("tell",), stub.add_and_tell(f"{cls.__name__}{key}", tells)
                 case _:
                     request, call = ("fail",), stub.fail()
             try:
@@ -137,6 +152,26 @@ async def run(seed: int) -> None:
             history.append(Operation(start, world.loop.time(), request, result))
             await asyncio.sleep(rng.random() * rng.choice((0, 0.01, 1, 70)))
 
+    async def several(name: str, key: str, stub: Any) -> None:
+        """Calls of one stub, on the way together: they start in the order in which they were made."""
+
+        async def one(request: tuple[Any, ...], call: Any) -> int:
+            start = world.loop.time()
+            try:
+                result = await call
+            except roost.RoostError as error:
+                raise ViolationError(f"{request} reached its caller as {error!r}") from error
+            history = histories.setdefault((name, key), [])
+            history.append(Operation(start, world.loop.time(), request, result))
+            return int(result)
+
+        adds = [one(("add",), stub.add()) for _ in range(rng.randint(1, 3))]
+        looks = [one(("get",), stub.look(rng.random() * 3)) for _ in range(rng.randint(0, 2))]
+        results = await asyncio.gather(*looks, *adds)
+        added = results[len(looks) :]
+        if added != sorted(added):  # (a read whose answer was lost is answered anew, so later)
+            raise ViolationError(f"{name}/{key}: calls made in order gave {results}")
+
     async def nemesis() -> None:
         while not done:
             await asyncio.sleep(rng.random() * rng.choice((0.05, 1, 20)))
@@ -144,6 +179,12 @@ async def run(seed: int) -> None:
                 await world.crash()
             elif rng.random() < taste.clock_step:
                 world.step_clock()
+            elif rng.random() < taste.reset:
+                for activation in list(world.host.activations.values()):
+                    if rng.random() < 0.5:
+                        world.host.reset(activation, "the nemesis")
+                    elif activation.may_leave:
+                        world.host.deactivate(activation, "idle")
 
     await world.start()
     async with world.client() as one, world.client() as two:
@@ -271,6 +312,11 @@ def child_ids_at_random(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(module, "child_request_id", fresh)
 
 
+def calls_of_one_stub_in_any_order(patch: pytest.MonkeyPatch) -> None:
+    """Whoever arrives first starts first."""
+    patch.setattr(CallerOrder, "arrive", lambda self, item, sequence, oldest: Turn.START)
+
+
 VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     reply_before_commit,
     record_in_another_batch,
@@ -279,6 +325,7 @@ VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     child_call_before_earlier_entries,
     no_record_at_all,
     child_ids_at_random,
+    calls_of_one_stub_in_any_order,
 ]
 
 

@@ -46,6 +46,7 @@ class Taste:
         self.late_duplicate = often(0.2)
         self.crash = often(1.0)
         self.clock_step = often(0.5)
+        self.reset = often(0.5)
         self.delay_s = rng.choice((0.0005, 0.005, 0.05))
         self.flush_s = rng.choice((0.0002, 0.002, 0.03))
 
