@@ -131,7 +131,8 @@ async def run(seed: int) -> None:
                 case 0 | 1 | 2:
                     request, call = ("add",), stub.add()
                 case 3 | 4:
-                    request = ("swap", rng.randrange(6), rng.randrange(6))
+                    old = rng.randrange(6)  # values only grow: so they tell who came first
+                    request = ("swap", old, old + 1 + rng.randrange(3))
                     call = stub.swap(*request[1:])
                 case 5 | 6:
                     request, call = ("get",), stub.get()
