@@ -97,3 +97,43 @@ def test_a_question_for_an_outcome_that_cannot_be_read_says_so() -> None:
             store.broken = False
 
     play(scenario())
+
+
+class Writer(DurableObject):
+    async def write(self, data: bytes) -> None:
+        self.ctx.storage.put("row", data)
+
+    async def churn(self, times: int) -> int:
+        for _ in range(times):
+            self.ctx.storage.put("k" * 1000, 1)
+            self.ctx.storage.delete("k" * 1000)
+        return times
+
+
+def test_a_slow_disk_holds_back_callers_before_memory_is_full() -> None:
+    async def scenario() -> None:
+        store = SlowDisk()
+        async with hosting(Writer, store=store) as host:
+            inbox = Inbox()
+            for number in range(150):
+                data = b"x" * 1_000_000
+                host.submit(a_call(host, number, "Writer", f"{number}", "write", data), inbox)
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.05)
+            refused = [r.status for r in inbox.replies.values()]
+            assert set(refused) == {Status.OVERLOADED}
+            assert 150 - len(refused) < 75
+            store.may_flush.set()
+            await until(lambda: len(inbox.replies) == 150)
+            assert host.committer.backlog_bytes == 0
+            host.submit(a_call(host, 200, "Writer", "w", "write", b""), inbox)
+            assert (await inbox.reply(200)).status == 0
+
+    play(scenario())
+
+
+def test_a_row_written_and_deleted_over_and_over_takes_its_size_once(run: Run) -> None:
+    async def scenario(cluster: roost.Cluster) -> None:
+        assert await cluster.object(Writer, "w").churn(5000) == 5000
+
+    run(scenario, Writer)

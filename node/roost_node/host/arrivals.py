@@ -210,7 +210,7 @@ class Arrivals:
         wait_ms = now_ms - ready[0].arrived_ms if ready else 0
         admission = host.admission
         why = admission.refusal(len(call.arguments), wait_ms)
-        if why is None and host.committer.stalled:
+        if why is None and host.committer.is_busy:
             why = "the store is busy writing"
         if why is not None:
             raise OverloadedError(why, retry_after_s=admission.retry_after_s(admission.open_calls))

@@ -25,6 +25,7 @@ from roost_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 BATCH_BYTES_MAX = 2 * 1024 * 1024
 STALL_RETRY_S = 0.002
 
@@ -57,13 +58,20 @@ class Committer:
         self._flusher = flusher
         self._now_ms = now_ms
         self.stalled = False
+        self.backlog_bytes = 0  # of entries that are not durable yet
 
     def add(self, shard: Shard, entry: Entry) -> None:
         """Take an entry; its outputs leave when it is durable."""
         self._pending.append((shard, entry))
+        self.backlog_bytes += entry.size_bytes
         if not self._scheduled and not self._flushing:
             self._scheduled = True
             self._loop.call_soon(self._cycle)
+
+    @property
+    def is_busy(self) -> bool:
+        """No more calls are to be taken: calls end before they are durable, so nothing else stops them."""
+        return self.stalled or self.backlog_bytes > BACKLOG_BYTES_MAX
 
     @property
     def pending_count(self) -> int:
@@ -145,6 +153,7 @@ class Committer:
     def _done(self, batch: list[tuple[Shard, Entry]], seconds: float) -> None:
         for shard, entry in dict(batch).items():  # the last entry of each shard
             shard.on_durable(entry.index)
+        self.backlog_bytes -= sum(entry.size_bytes for _, entry in batch)
         self._telemetry.on_commit(len(batch), seconds)
         if self._pending and not self._scheduled:
             self._scheduled = True

@@ -145,9 +145,8 @@ class ObjectPort:
         rows = activation.rows
         if rows is None:
             rows = activation.rows = {}
-        old = rows.get(row)
-        if old is not None:
-            size -= len(row) + len(old)
+        if row in rows:
+            size -= len(row) + len(rows[row] or b"")
         if activation.rows_bytes + size > OPEN_ROWS_BYTES_MAX:
             raise TooLargeError(
                 f"a call on {activation.class_name}/{self.key} wrote more than "
