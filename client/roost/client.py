@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from roost.adapters.channel import ChannelTransport, Tls
+from roost.adapters.direct import direct_transport
 from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Transport
 from roost.cluster.ids import request_id as make_request_id
 from roost.errors import InvalidArgumentError, OutcomeUnknownError, RoostError, UnavailableError
@@ -403,17 +404,21 @@ def connect(
     """Connect to one or more servers ("host:port"), of which one is used at a time.
 
     `timeout`: seconds until the deadline of a call that sets none. `token` goes with every request as
-    a bearer token. `direct` (straight to the owners) changes nothing where one node owns everything.
+    a bearer token. `direct`: learn who owns what and keep a link to every node, which saves the hop
+    over a router (no token and no TLS yet).
     Raises UnavailableError when no server answers within `connect_timeout` seconds each.
     """
     if not addresses:
         raise InvalidArgumentError('give an address: roost.connect("localhost:7400")')
-    return _Connecting(
-        lambda: Cluster(
-            ChannelTransport(addresses, connect_timeout_s=connect_timeout, token=token, tls=tls),
-            timeout_s=timeout,
-        )
-    )
+    if direct and (token is not None or tls is not None):
+        raise InvalidArgumentError("direct=True takes no token and no tls yet: go through a router")
+
+    def transport() -> Transport:
+        if direct:
+            return direct_transport(addresses, connect_timeout_s=connect_timeout)
+        return ChannelTransport(addresses, connect_timeout_s=connect_timeout, token=token, tls=tls)
+
+    return _Connecting(lambda: Cluster(transport(), timeout_s=timeout))
 
 
 class _Connecting:

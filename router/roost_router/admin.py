@@ -24,27 +24,19 @@ PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 
 
-class Admin(admin_pb2_grpc.AdminServicer):
-    """Channels of its own: an operator's long list is not to stand before calls."""
+class Operators:
+    """Asks nodes. Channels of its own: an operator's long list is not to stand before calls."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def Status(  # noqa: N802  # the protocol's name
-        self,
-        request: admin_pb2.StatusRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.StatusRequest, Awaitable[admin_pb2.StatusReply]
-        ],
-    ) -> admin_pb2.StatusReply:
+    async def status(self, left_s: float) -> admin_pb2.StatusReply:
         """What all nodes say, as one."""
-        try:
-            found = await self._from_all(
-                lambda stub, left_s: stub.Status(request, timeout=left_s), _left_s(context)
-            )
-        except RoostError as error:
-            await abort(context, error)
+        request = admin_pb2.StatusRequest()
+        found = await self._from_all(
+            lambda stub, left_s: stub.Status(request, timeout=left_s), left_s
+        )
         table = self._router.table
         return admin_pb2.StatusReply(
             store_id=",".join(sorted(reply.store_id for reply in found)),
@@ -59,21 +51,14 @@ class Admin(admin_pb2_grpc.AdminServicer):
             shards=table.map.shape.shards,
         )
 
-    async def ListObjects(  # noqa: N802  # likewise
-        self,
-        request: admin_pb2.ListObjectsRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.ListObjectsRequest, Awaitable[admin_pb2.ListObjectsReply]
-        ],
+    async def list_objects(
+        self, request: admin_pb2.ListObjectsRequest, left_s: float
     ) -> admin_pb2.ListObjectsReply:
         """A page: each node's next objects, of which the first are the cluster's next."""
         limit = min(request.limit or PAGE_DEFAULT, PAGE_MAX)
-        try:
-            pages = await self._from_all(
-                lambda stub, left_s: stub.ListObjects(request, timeout=left_s), _left_s(context)
-            )
-        except RoostError as error:
-            await abort(context, error)
+        pages = await self._from_all(
+            lambda stub, left_s: stub.ListObjects(request, timeout=left_s), left_s
+        )
         return merge_pages(pages, limit, self._is_owner)
 
     def _is_owner(self, info: admin_pb2.ObjectInfo) -> bool:
@@ -81,41 +66,27 @@ class Admin(admin_pb2_grpc.AdminServicer):
         record = table.map.record(table.shard_of(info.class_name, info.key))
         return record is not None and record.owner == info.owner
 
-    async def ShowObject(  # noqa: N802  # likewise
-        self,
-        request: admin_pb2.ShowObjectRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.ShowObjectRequest, Awaitable[admin_pb2.ShowObjectReply]
-        ],
+    async def show_object(
+        self, request: admin_pb2.ShowObjectRequest, left_s: float
     ) -> admin_pb2.ShowObjectReply:
         """One object, from its owner."""
-        try:
-            return await self._from_owner(
-                request.class_name,
-                request.key,
-                lambda stub, left_s: stub.ShowObject(request, timeout=left_s),
-                _left_s(context),
-            )
-        except RoostError as error:
-            await abort(context, error)
+        return await self._from_owner(
+            request.class_name,
+            request.key,
+            lambda stub, left_s: stub.ShowObject(request, timeout=left_s),
+            left_s,
+        )
 
-    async def DeleteObject(  # noqa: N802  # likewise
-        self,
-        request: admin_pb2.DeleteObjectRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.DeleteObjectRequest, Awaitable[admin_pb2.DeleteObjectReply]
-        ],
+    async def delete_object(
+        self, request: admin_pb2.DeleteObjectRequest, left_s: float
     ) -> admin_pb2.DeleteObjectReply:
         """Delete all that it stores, at its owner."""
-        try:
-            return await self._from_owner(
-                request.class_name,
-                request.key,
-                lambda stub, left_s: stub.DeleteObject(request, timeout=left_s),
-                _left_s(context),
-            )
-        except RoostError as error:
-            await abort(context, error)
+        return await self._from_owner(
+            request.class_name,
+            request.key,
+            lambda stub, left_s: stub.DeleteObject(request, timeout=left_s),
+            left_s,
+        )
 
     def _stub(self, address: str) -> admin_pb2_grpc.AdminStub:
         channel = self._channels.get(address)
@@ -178,6 +149,69 @@ class Admin(admin_pb2_grpc.AdminServicer):
                 await self._router.ready.wait()
         except TimeoutError:
             raise UnavailableError("this router has not found a node yet") from None
+
+
+class Admin(admin_pb2_grpc.AdminServicer):
+    """The service."""
+
+    def __init__(self, router: Router) -> None:
+        self._operators = Operators(router)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._operators.close()
+
+    async def Status(  # noqa: N802  # the protocol's name
+        self,
+        request: admin_pb2.StatusRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.StatusRequest, Awaitable[admin_pb2.StatusReply]
+        ],
+    ) -> admin_pb2.StatusReply:
+        """What all nodes say, as one."""
+        try:
+            return await self._operators.status(_left_s(context))
+        except RoostError as error:
+            await abort(context, error)
+
+    async def ListObjects(  # noqa: N802  # likewise
+        self,
+        request: admin_pb2.ListObjectsRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ListObjectsRequest, Awaitable[admin_pb2.ListObjectsReply]
+        ],
+    ) -> admin_pb2.ListObjectsReply:
+        """A page."""
+        try:
+            return await self._operators.list_objects(request, _left_s(context))
+        except RoostError as error:
+            await abort(context, error)
+
+    async def ShowObject(  # noqa: N802  # likewise
+        self,
+        request: admin_pb2.ShowObjectRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ShowObjectRequest, Awaitable[admin_pb2.ShowObjectReply]
+        ],
+    ) -> admin_pb2.ShowObjectReply:
+        """One object."""
+        try:
+            return await self._operators.show_object(request, _left_s(context))
+        except RoostError as error:
+            await abort(context, error)
+
+    async def DeleteObject(  # noqa: N802  # likewise
+        self,
+        request: admin_pb2.DeleteObjectRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.DeleteObjectRequest, Awaitable[admin_pb2.DeleteObjectReply]
+        ],
+    ) -> admin_pb2.DeleteObjectReply:
+        """Delete all that it stores."""
+        try:
+            return await self._operators.delete_object(request, _left_s(context))
+        except RoostError as error:
+            await abort(context, error)
 
 
 def merge_pages(

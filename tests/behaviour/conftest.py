@@ -1,4 +1,4 @@
-"""Each behaviour is tried in process, through gRPC with real frames, and through a router."""
+"""Each behaviour is tried in process, through gRPC with real frames, through a router, direct."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def routing(*nodes: str, **settings: Any) -> AsyncIterator[RouterServer]:
             await server.stop()
 
 
-@pytest.fixture(params=["local", "grpc", "router"])
+@pytest.fixture(params=["local", "grpc", "router", "direct"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """`run(scenario, Class, ..., **settings)`: play an async scenario against a cluster."""
 
@@ -85,7 +85,15 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
             ):
                 await scenario(cluster)
 
-        ways = {"local": local, "grpc": remote, "router": routed}
+        async def direct() -> None:
+            timeout = settings.pop("timeout", 30.0)
+            async with (
+                serving(tmp_path / "data", *classes, **settings) as server,
+                roost.connect(f"127.0.0.1:{server.port}", timeout=timeout, direct=True) as cluster,
+            ):
+                await scenario(cluster)
+
+        ways = {"local": local, "grpc": remote, "router": routed, "direct": direct}
         asyncio.run(asyncio.wait_for(ways[request.param](), 60))
 
     return play

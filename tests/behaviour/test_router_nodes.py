@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 import grpc.aio
 import msgspec
+import pytest
 
 import roost
 from behaviour.conftest import routing
@@ -163,6 +164,31 @@ def test_calls_that_a_frozen_node_has_are_answered_by_the_new_owner() -> None:
         assert await ask(client) == owners(cluster)
 
     play(story)
+
+
+def test_a_direct_client_follows_as_a_router_does() -> None:
+    async def scene() -> None:
+        async with pretended() as cluster:
+            seed = cluster.nodes["a"].address  # it tells of the others
+            async with roost.connect(seed, direct=True) as client:
+                assert await ask(client) == owners(cluster)
+                for shard in range(0, SHARDS, 2):
+                    cluster.move(shard, "c", tell=False)
+                assert await ask(client) == owners(cluster)
+                cluster.nodes["c"].thawed.clear()
+                waiting = asyncio.ensure_future(ask(client))
+                await asyncio.sleep(0.1)
+                for shard in range(0, SHARDS, 2):
+                    cluster.move(shard, "b", tell=True)
+                assert await waiting == owners(cluster)
+                cluster.nodes["c"].thawed.set()
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_direct_takes_no_token_yet() -> None:
+    with pytest.raises(roost.InvalidArgumentError, match="router"):
+        roost.connect("localhost:1", token="t", direct=True)
 
 
 def test_a_node_that_owns_nothing_any_more_is_let_go() -> None:

@@ -272,6 +272,24 @@ def test_a_restart_of_the_node_behind_a_router_is_latency_not_an_error(cluster: 
     play(story())
 
 
+def test_a_restart_of_the_node_is_no_error_to_a_direct_client(cluster: Cluster) -> None:
+    async def story() -> None:
+        direct = roost.connect(
+            cluster.node.address, timeout=60.0, connect_timeout=30.0, direct=True
+        )
+        async with direct as client:
+            load = Load(client)
+            async with load.running():
+                for end in (cluster.node.kill, cluster.node.stop):
+                    await load.more()
+                    await asyncio.to_thread(end)
+                    cluster.node.start()
+                await load.more()
+            await load.check()
+
+    play(story())
+
+
 def test_a_router_may_be_there_before_its_node(tmp_path: Path) -> None:
     port = free_port()
     router = Process("roost_router", "router", "--nodes", f"127.0.0.1:{port}")

@@ -14,9 +14,11 @@ import grpc.aio
 
 from roost.adapters.translate import (
     client_frame,
+    detail_from_pb,
     from_server_frame,
     info_from_pb,
     size_of,
+    status_from_pb,
 )
 from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
 from roost.errors import RoostError, UnavailableError
@@ -180,9 +182,7 @@ class ChannelTransport:
             reply = await self._admin().ShowObject(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
-        if not reply.found:
-            return None
-        return ObjectDetail(info_from_pb(reply.info), reply.fields_json, reply.storage_rows)
+        return detail_from_pb(reply)
 
     async def delete_object(self, class_name: str, key: str) -> bool:
         """Delete all that it stores."""
@@ -199,11 +199,7 @@ class ChannelTransport:
             reply = await self._admin().Status(admin_pb2.StatusRequest(), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
-        return NodeStatus(
-            reply.store_id, reply.cluster_id, reply.build, reply.server_time_ms, reply.started_ms,
-            tuple(reply.classes), reply.activations, reply.calls_running, reply.calls_queued,
-            reply.shards,
-        )  # fmt: skip
+        return status_from_pb(reply)
 
     def _admin(self) -> admin_pb2_grpc.AdminStub:
         if self._channel is None:

@@ -5,7 +5,7 @@ Bytes from the network are checked here for shape alone; what they mean is the h
 
 from __future__ import annotations
 
-from roost.adapters.transport import ObjectInfo
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo
 from roost.v1 import admin_pb2, objects_pb2, types_pb2
 from roost.wire.messages import (
     Call,
@@ -232,3 +232,19 @@ def info_from_pb(info: admin_pb2.ObjectInfo) -> ObjectInfo:
         info.live,
         info.position,
     )
+
+
+def detail_from_pb(reply: admin_pb2.ShowObjectReply) -> ObjectDetail | None:
+    """From the wire; None: nothing of it is stored."""
+    if not reply.found:
+        return None
+    return ObjectDetail(info_from_pb(reply.info), reply.fields_json, reply.storage_rows)
+
+
+def status_from_pb(reply: admin_pb2.StatusReply) -> NodeStatus:
+    """From the wire."""
+    return NodeStatus(
+        reply.store_id, reply.cluster_id, reply.build, reply.server_time_ms, reply.started_ms,
+        tuple(reply.classes), reply.activations, reply.calls_running, reply.calls_queued,
+        reply.shards,
+    )  # fmt: skip

@@ -1,0 +1,17 @@
+"""Straight to the owners: a router's core in the client's own process, found by entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from roost.adapters.transport import Transport
+from roost.errors import RoostError
+
+
+def direct_transport(addresses: Sequence[str], *, connect_timeout_s: float) -> Transport:
+    """A link to every owner. Raises RoostError where this installation has no router."""
+    for entry in entry_points(group="roost.embedded", name="direct"):
+        transport: Transport = entry.load()(addresses, connect_timeout_s=connect_timeout_s)
+        return transport
+    raise RoostError("direct=True needs the router's package, which is not installed")
