@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from roost.cluster.ids import request_id
 from roost.errors import CorruptionError
 from roost.wire.messages import ErrorInfo, Link
-from roost_node.core.log import Head
+from roost_node.core.log import DeleteRange, Head
+from roost_node.core.record import Epoch
+from roost_node.core.replication.messages import LogEntry
 from roost_node.storage import layout, records
 
 values = st.recursive(
@@ -27,6 +29,10 @@ DECODERS: list[Callable[[bytes], object]] = [
     records.decode_dedup,
     records.decode_head,
     records.decode_clock,
+    records.decode_replica,
+    records.decode_entry,
+    records.decode_entry_facts,
+    records.decode_body,
 ]
 
 
@@ -86,6 +92,49 @@ def test_a_head_is_read_back(epoch: int, index: int, running_hash: bytes, log_ti
     assert records.decode_head(raw) == Head(epoch, index, running_hash, log_time_ms)
 
 
+@given(
+    st.integers(0, 2**40),
+    st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**60)), max_size=4),
+    st.integers(0, 2**60),
+    st.binary(max_size=16),
+    st.booleans(),
+)
+def test_a_replicas_record_is_read_back(
+    seen: int, starts: list[tuple[int, int]], end: int, running_hash: bytes, installing: bool
+) -> None:
+    raw = records.encode_replica(seen, starts, end, 5, running_hash, installing=installing)
+    found = records.decode_replica(raw)
+    assert (found.seen, found.starts, found.end, found.base) == (seen, tuple(starts), end, 5)
+    assert (found.hash, found.installing) == (running_hash, installing)
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**60), st.binary(max_size=16), millis, st.binary())
+def test_an_entry_is_read_back(
+    epoch: int, index: int, running_hash: bytes, log_time_ms: int, body: bytes
+) -> None:
+    entry = LogEntry(Epoch(epoch), index, Epoch(3), running_hash, log_time_ms, body)
+    raw = records.encode_entry(entry)
+    assert records.decode_entry(raw) == entry
+    facts = records.decode_entry_facts(raw)
+    assert (facts.epoch, facts.index, facts.hash) == (epoch, index, running_hash)
+
+
+@given(
+    st.dictionaries(st.binary(), st.none() | st.binary(), max_size=5),
+    st.lists(st.builds(DeleteRange, st.binary(), st.binary()), max_size=3),
+)
+def test_the_writes_of_an_entry_are_read_back_in_order(
+    rows: dict[bytes, bytes | None], ranges: list[DeleteRange]
+) -> None:
+    found, found_ranges = records.decode_body(records.encode_body(rows, ranges))
+    assert list(found.items()) == list(rows.items())
+    assert list(found_ranges) == ranges
+
+
+def test_the_first_entry_of_an_epoch_writes_nothing() -> None:
+    assert records.decode_body(b"") == ({}, ())
+
+
 @given(millis)
 def test_the_clock_is_read_back(now_ms: int) -> None:
     assert records.decode_clock(records.encode_clock(now_ms)) == now_ms
@@ -106,17 +155,25 @@ def test_a_record_of_a_newer_format_says_so(decode: Callable[[bytes], object]) -
         records.decode_dedup: [2, 0, b"", 0, b"", ""],
         records.decode_head: [2, 1, 1, b"", 1],
         records.decode_clock: [2, 1],
+        records.decode_replica: [2, 1, [], 1, 1, b""],
+        records.decode_entry: [2, 1, 1, 1, b"", 1, b""],
+        records.decode_entry_facts: [2, 1, 1, 1, b"", 1, b""],
+        records.decode_body: [2, {}, []],
     }
     with pytest.raises(CorruptionError, match="newer build"):
         decode(msgspec.msgpack.encode(newer[decode]))
 
 
-@pytest.mark.parametrize("decode", DECODERS[:3])
+@pytest.mark.parametrize("decode", [each for each in DECODERS if each != records.decode_clock])
 def test_a_record_with_a_field_more_at_its_end_is_read(decode: Callable[[bytes], object]) -> None:
     longer: dict[object, object] = {
         records.decode_object: [1, 1, 1, 1, 1, {}, [], "later"],
         records.decode_dedup: [1, 0, b"", 0, b"", "", False, None, "later"],
         records.decode_head: [1, 1, 1, b"", 1, "later"],
+        records.decode_replica: [1, 1, [], 1, 1, b"", False, "later"],
+        records.decode_entry: [1, 1, 1, 1, b"", 1, b"", "later"],
+        records.decode_entry_facts: [1, 1, 1, 1, b"", 1, b"", "later"],
+        records.decode_body: [1, {}, [], "later"],
     }
     decode(msgspec.msgpack.encode(longer[decode]))
 

@@ -5,14 +5,19 @@ key    = shard kind rest
 shard  = 2 bytes, big-endian: a shard can be scanned, exported and dropped as one range
 kind   = 1 byte
   0x01 head          (nothing)                      where the shard's log stands
+  0x02 replica       (nothing)                      what this store knows of its copy
   0x10 object        object                         the object's record: metadata and small fields
   0x11 field         object name                    a field too large for the record
   0x20 row           object userkey                 storage, in the order of the users' keys
   0x30 dedup         minute object request          the record of a call; minute = 4 bytes, big-endian
   0x40 alarm, 0x50 event, 0x60 outbox               kept free
+  0x70 log           index                          an entry of a replicated shard; index = 8 bytes, big-endian
 object = text text                                  class, key
 text   = UTF-8 with 00 written as 00 FF, then 00 01: sorts like the text, and no text is a prefix of another
 ```
+
+The *state* of a shard is every kind but replica and log: all that a snapshot carries. The log comes
+after it, so that the state is one range.
 
 The rest of the file is metadata, under a shard number that no shard has (FFFF): 0x01, server time.
 
@@ -22,10 +27,14 @@ All of these are on disks already and can never change.
 from __future__ import annotations
 
 HEAD = b"\x01"
+REPLICA = b"\x02"
 OBJECT = b"\x10"
 FIELD = b"\x11"
 ROW = b"\x20"
 DEDUP = b"\x30"
+LOG = b"\x70"
+
+INDEX_BYTES = 8
 
 MINUTE_END = 2**32 - 1
 """Above every minute in which a record is filed (until the year 10136)."""
@@ -62,6 +71,18 @@ def shard_prefix(shard: int) -> bytes:
     return shard.to_bytes(2, "big")
 
 
+def shard_range(shard: int) -> tuple[bytes, bytes]:
+    """All rows of a shard."""
+    start = shard_prefix(shard)
+    return start, after(start)
+
+
+def state_range(shard: int) -> tuple[bytes, bytes]:
+    """All of a shard's state; `replica_key` lies in it, and does not belong to it."""
+    start = shard_prefix(shard)
+    return start, start + LOG
+
+
 def object_id(class_name: str, key: str) -> bytes:
     """An object's part of its keys."""
     return text(class_name) + text(key)
@@ -77,6 +98,35 @@ def read_object_id(raw: bytes, start: int = 0) -> tuple[str, str, int]:
 def head_key(shard: int) -> bytes:
     """Where a shard's log stands."""
     return shard.to_bytes(2, "big") + HEAD
+
+
+def replica_key(shard: int) -> bytes:
+    """What this store knows of its copy of a shard."""
+    return shard.to_bytes(2, "big") + REPLICA
+
+
+def log_key(shard: int, index: int) -> bytes:
+    """An entry of a shard's log."""
+    return shard.to_bytes(2, "big") + LOG + index.to_bytes(INDEX_BYTES, "big")
+
+
+def log_range(shard: int, first: int, last: int) -> tuple[bytes, bytes]:
+    """The entries first .. last of a shard's log."""
+    return log_key(shard, first), log_key(shard, last + 1)
+
+
+def log_after(shard: int, index: int) -> tuple[bytes, bytes]:
+    """All entries of a shard's log after `index`."""
+    return log_key(shard, index + 1), after(shard.to_bytes(2, "big") + LOG)
+
+
+def read_log_index(key: bytes) -> int:
+    """The index of an entry. Raises ValueError where the key is not one's."""
+    if len(key) != 3 + INDEX_BYTES:
+        raise ValueError(
+            f"an entry's key has {INDEX_BYTES} bytes of index, this has {len(key) - 3}"
+        )
+    return int.from_bytes(key[3:], "big")
 
 
 def record_key(shard: int, group: bytes) -> bytes:

@@ -14,7 +14,9 @@ from roost.cluster.ids import first_sent_ms
 from roost.errors import CorruptionError
 from roost.wire.messages import ErrorInfo
 from roost_node.core.dedup import minute_of
-from roost_node.core.log import Head
+from roost_node.core.log import DeleteRange, Head, Rows
+from roost_node.core.record import Epoch
+from roost_node.core.replication.messages import LogEntry
 from roost_node.storage import layout
 
 FORMAT = 1
@@ -57,10 +59,54 @@ class HeadRecord(msgspec.Struct, array_like=True, gc=False):
     log_time_ms: int
 
 
+class ReplicaRecord(msgspec.Struct, array_like=True, gc=False):
+    """What a store knows of its copy of a shard: written with the entries that it speaks of."""
+
+    format: int
+    seen: int  # the highest epoch: lower ones are refused for good (O7)
+    starts: tuple[tuple[int, int], ...]  # (epoch, index of its first entry)
+    end: int  # index of the last entry
+    base: int  # entries up to here are in the state only
+    hash: bytes  # running hash at the end
+    installing: bool = False  # a snapshot is under way: the store counts as empty of it (M7)
+
+
+class EntryRecord(msgspec.Struct, array_like=True, gc=False):
+    """One entry of a replicated shard's log."""
+
+    format: int
+    epoch: int
+    index: int
+    previous_epoch: int
+    hash: bytes
+    log_time_ms: int
+    body: bytes
+
+
+class EntryFacts(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of an entry's record: what a start needs to know."""
+
+    format: int
+    epoch: int
+    index: int
+    previous_epoch: int
+    hash: bytes
+
+
+class _Body(msgspec.Struct, array_like=True, gc=False):
+    format: int
+    rows: dict[bytes, bytes | None]
+    ranges: list[tuple[bytes, bytes]]
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_object = msgspec.msgpack.Decoder(ObjectRecord).decode
 _decode_dedup = msgspec.msgpack.Decoder(DedupRecord).decode
 _decode_head = msgspec.msgpack.Decoder(HeadRecord).decode
+_decode_replica = msgspec.msgpack.Decoder(ReplicaRecord).decode
+_decode_entry = msgspec.msgpack.Decoder(EntryRecord).decode
+_decode_facts = msgspec.msgpack.Decoder(EntryFacts).decode
+_decode_body = msgspec.msgpack.Decoder(_Body).decode
 
 
 def encode_object(
@@ -146,6 +192,91 @@ def decode_head(raw: bytes) -> Head:
         raise CorruptionError(f"a shard's head cannot be read: {error}") from None
     _check(record.format, "head")
     return Head(record.epoch, record.index, record.hash, record.log_time_ms)
+
+
+def encode_replica(
+    seen: int,
+    starts: Sequence[tuple[int, int]],
+    end: int,
+    base: int,
+    running_hash: bytes,
+    *,
+    installing: bool,
+) -> bytes:
+    """What a store knows of its copy of a shard."""
+    return _encode((FORMAT, seen, starts, end, base, running_hash, installing))
+
+
+def decode_replica(raw: bytes) -> ReplicaRecord:
+    """Raises CorruptionError when it is not one, or of a newer format."""
+    try:
+        record = _decode_replica(raw)
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"a replica's record cannot be read: {error}") from None
+    _check(record.format, "replica")
+    return record
+
+
+def encode_entry(entry: LogEntry) -> bytes:
+    """One entry of a log."""
+    return _encode(
+        (
+            FORMAT,
+            entry.epoch,
+            entry.index,
+            entry.previous_epoch,
+            entry.hash,
+            entry.log_time_ms,
+            entry.body,
+        )
+    )
+
+
+def decode_entry(raw: bytes) -> LogEntry:
+    """Raises CorruptionError when it is not one, or of a newer format."""
+    try:
+        record = _decode_entry(raw)
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"an entry of a log cannot be read: {error}") from None
+    _check(record.format, "entry")
+    return LogEntry(
+        Epoch(record.epoch),
+        record.index,
+        Epoch(record.previous_epoch),
+        record.hash,
+        record.log_time_ms,
+        record.body,
+    )
+
+
+def decode_entry_facts(raw: bytes) -> EntryFacts:
+    """An entry without its body. Raises CorruptionError like `decode_entry`."""
+    try:
+        facts = _decode_facts(raw)
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"an entry of a log cannot be read: {error}") from None
+    _check(facts.format, "entry")
+    return facts
+
+
+def encode_body(rows: Rows, ranges: Sequence[DeleteRange]) -> bytes:
+    """What an entry writes: first its ranges are deleted, then its rows written, in this order.
+
+    Keys are whole, shard first: a replica applies them as they are.
+    """
+    return _encode((FORMAT, rows, [(deleted.start, deleted.end) for deleted in ranges]))
+
+
+def decode_body(raw: bytes) -> tuple[Rows, Sequence[DeleteRange]]:
+    """The writes of an entry; none for the first entry of an epoch, whose body is empty."""
+    if not raw:
+        return {}, ()
+    try:
+        body = _decode_body(raw)
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"the writes of an entry cannot be read: {error}") from None
+    _check(body.format, "body")
+    return body.rows, tuple(DeleteRange(start, end) for start, end in body.ranges)
 
 
 def encode_clock(now_ms: int) -> bytes:

@@ -28,6 +28,13 @@ def check_row(key: bytes, raw: bytes) -> None:
             records.decode_dedup(raw)
         elif kind == layout.HEAD:
             records.decode_head(raw)
+        elif key == layout.replica_key(shard):
+            records.decode_replica(raw)
+        elif kind == layout.LOG:
+            entry = records.decode_entry(raw)
+            if entry.index != layout.read_log_index(key):
+                raise CorruptionError(f"it holds the entry {entry.index}")
+            records.decode_body(entry.body)
         elif kind in (layout.FIELD, layout.ROW):
             layout.read_object_id(key, 3)
         else:
