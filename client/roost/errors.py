@@ -134,7 +134,9 @@ class ApplicationError(ObjectError):
         name = cls.type = cls.__name__
         other = ApplicationError.known.get(name, cls)
         # Two classes of one name cannot be told apart by name (unless one is the other, reloaded).
-        same = other is not None and other.__qualname__ == cls.__qualname__
+        same = other is not None and (
+            (other.__module__, other.__qualname__) == (cls.__module__, cls.__qualname__)
+        )
         ApplicationError.known[name] = cls if same else None
 
 

@@ -55,11 +55,21 @@ def _run(config: NodeConfig, target: str, *, reload: bool) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("roost-data"),
     show_default=True,
-    help="Data directory.",
+    envvar="ROOST_DATA",
+    help="Data directory [ROOST_DATA].",
 )
-@click.option("--reload/--no-reload", default=True, help="Run changed code at once.")
 @click.option(
-    "--check-effects", is_flag=True, help="Run each call that may write twice and compare."
+    "--reload/--no-reload",
+    default=True,
+    show_default=True,
+    envvar="ROOST_RELOAD",
+    help="Run changed code at once [ROOST_RELOAD].",
+)
+@click.option(
+    "--check-effects",
+    is_flag=True,
+    envvar="ROOST_CHECK_EFFECTS",
+    help="Run each call that may write twice and compare [ROOST_CHECK_EFFECTS].",
 )
 @settings
 def dev(target: str, data: Path, reload: bool, check_effects: bool, **values: Any) -> None:

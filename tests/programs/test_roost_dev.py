@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import roost
+from roost_node.config import Limits, NodeConfig
 
 APP = """
 import asyncio
@@ -128,7 +130,12 @@ def test_exit_status_is_1_for_failure_and_2_for_wrong_usage(tmp_path: Path) -> N
         failed = server.run("call", "Counter", "a", "nothing")
         assert failed.returncode == 1
         assert "UnknownMethodError" in failed.stderr
+        for name in ("_caller", "__init__"):
+            private = server.run("call", "Counter", "a", name)
+            assert private.returncode == 1
+            assert "UnknownMethodError" in private.stderr
         assert server.run("call", "Counter").returncode == 2
+        assert server.run("objects", "delete", "Counter", "a").returncode == 1  # nobody says yes
         assert server.run("call", "Counter", "a", "increment", "--arg", "by").returncode == 2
     assert server.run("call", "Counter", "a", "increment", "--timeout", "1").returncode == 1
 
@@ -246,11 +253,43 @@ def test_settings_come_from_flags_environment_and_a_file(tmp_path: Path) -> None
         arguments = [str(app), "--config", str(config), "--cancel-s", "300"]
         result = CliRunner().invoke(commands.node, arguments)
         assert result.exit_code == 0, result.output
+        config.write_text("address = 'elsewhere:1'\ncheck_effects = true\ngrace_s = 9.0\n")
+        assert CliRunner().invoke(commands.dev, [str(app), "--config", str(config)]).exit_code == 0
         config.write_text("colour = 'red'")
         assert CliRunner().invoke(commands.node, arguments).exit_code == 2
         assert CliRunner().invoke(commands.node, [str(app), "--grace-s", "-1"]).exit_code == 2
+        for wrong in (("--log-format", "xml"), ("--log-level", "loud")):
+            assert CliRunner().invoke(commands.node, [str(app), *wrong]).exit_code == 2
+    assert seen[1].check_effects  # type: ignore[attr-defined]
     limits = seen[0].limits  # type: ignore[attr-defined]
     assert (limits.grace_s, limits.hook_s, limits.cancel_s) == (1.5, 20, 300)
+
+
+def test_every_setting_is_told_with_its_default_and_its_variable() -> None:
+    from click.testing import CliRunner
+
+    from roost.cli import build
+
+    for command in ("dev", "node"):
+        text = CliRunner().invoke(build(), [command, "--help"]).output
+        flat = " ".join(text.split())
+        for knob in (*dataclasses.fields(Limits), *dataclasses.fields(NodeConfig)):
+            if knob.name == "limits" or (knob.name, command) == ("check_effects", "node"):
+                continue
+            assert f"[ROOST_{knob.name.upper()}]" in flat, knob.name
+            assert f"--{knob.name.replace('_', '-')}" in flat, knob.name
+            if knob.metadata.get("high") is not None:
+                assert f"<=x<={knob.metadata['high']}]" in flat, knob.name
+
+
+def test_the_commands_of_a_client_read_the_same_file(tmp_path: Path) -> None:
+    config = tmp_path / "roost.toml"
+    with dev(tmp_path) as server:
+        config.write_text("address = '127.0.0.1:1'\ntimeout = 2.0\ngrace_s = 5.0\n")
+        done = server.run("status", "--config", str(config), "--json")  # the environment goes first
+        assert json.loads(done.stdout)["classes"] == ["Counter"], done.stderr
+        config.write_text("colour = 'red'\n")
+        assert server.run("status", "--config", str(config)).returncode == 2
 
 
 def test_a_public_address_needs_insecure(tmp_path: Path) -> None:

@@ -16,6 +16,12 @@ from typing import Any
 
 import click
 
+CHOICES = {
+    "log_format": ("console", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+CLIENT_SETTINGS = {"address", "timeout"}  # in the shared file, where a program is a server alone
+
 
 def knob(
     default: Any,
@@ -46,17 +52,22 @@ def settings(
         for one in reversed(knobs):
             if one.name not in hidden:
                 function = _option(one)(function)
-        return click.option(
-            "--config",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            is_eager=True,
-            expose_value=False,
-            callback=_read_config,
-            help="TOML file of settings; flags and environment go before it [ROOST_CONFIG].",
-            envvar="ROOST_CONFIG",
-        )(function)
+        return config_option(function)
 
     return decorate
+
+
+def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--config`: one TOML file for all programs; each takes the settings that are its own."""
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file of settings; flags and environment go before it [ROOST_CONFIG].",
+        envvar="ROOST_CONFIG",
+    )(function)
 
 
 def _option(one: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -64,7 +75,9 @@ def _option(one: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Calla
     kind = type(one.default)
     unit = f" ({one.metadata['unit']})" if one.metadata["unit"] else ""
     bounds: Any = kind
-    if kind is int:
+    if one.name in CHOICES:
+        bounds = click.Choice(CHOICES[one.name])
+    elif kind is int:
         bounds = click.IntRange(low, high)
     elif kind is float:
         bounds = click.FloatRange(low, high)
@@ -88,8 +101,16 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
         content = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from None
-    known = {parameter.name for parameter in context.command.params}
-    unknown = sorted(set(content) - known)
+    known = _options_of(context.command) | _options_of(context.find_root().command)
+    unknown = sorted(set(content) - known - CLIENT_SETTINGS)
     if unknown:
         raise click.BadParameter(f"{path}: there is no setting {unknown[0]!r}")
     context.default_map = content
+
+
+def _options_of(command: click.Command) -> set[str]:
+    """Every option of a command and of those below it."""
+    names = {str(one.name) for one in command.params if isinstance(one, click.Option)}
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        names |= _options_of(below)
+    return names

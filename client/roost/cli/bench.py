@@ -41,7 +41,7 @@ def bench(
         end = clock() + seconds
 
         async def caller(number: int) -> None:
-            while clock() < end:
+            while not took or clock() < end:
                 number = (number + 7919) % keys
                 before = clock()
                 await getattr(stubs[number], method)(**arguments)
@@ -51,6 +51,7 @@ def bench(
         await asyncio.gather(*(caller(number) for number in range(callers)))
         elapsed = clock() - started
         took.sort()
+        assert took, "each caller makes at least one call"
         figures = {
             "calls": len(took),
             "calls_per_s": round(len(took) / elapsed, 1),

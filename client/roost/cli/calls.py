@@ -10,7 +10,7 @@ import msgspec
 
 from roost.cli.output import print_json, print_table, remote, run
 from roost.client import Cluster
-from roost.errors import InvalidArgumentError
+from roost.errors import InvalidArgumentError, UnknownMethodError
 
 
 @click.command()
@@ -33,6 +33,8 @@ def call(
 
     async def work(cluster: Cluster) -> None:
         stub = cluster.object(class_name, key)
+        if method.startswith("_"):  # such names are the stub's own
+            raise UnknownMethodError(f"{class_name} has no remote method {method!r}")
         pending = getattr(stub, method)
         try:
             result = await pending(**arguments)

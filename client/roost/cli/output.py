@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import roost
+from roost.adapters.settings import config_option
 from roost.client import Cluster
 from roost.errors import ObjectError, RoostError
 
@@ -22,13 +23,15 @@ DEFAULT_ADDRESS = "localhost:7400"
 def remote(function: F) -> F:
     """Options of every command that talks to a server."""
     for option in (
+        config_option,
         click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
         click.option(
             "--timeout",
-            type=float,
+            type=click.FloatRange(0, 86_400, min_open=True),
+            envvar="ROOST_TIMEOUT",
             default=30.0,
             show_default=True,
-            help="Seconds, until it fails.",
+            help="Until a call fails (seconds) [ROOST_TIMEOUT].",
         ),
         click.option(
             "--address",
@@ -38,7 +41,7 @@ def remote(function: F) -> F:
             help="Server, or several with commas [ROOST_ADDRESS].",
         ),
     ):
-        function = option(function)
+        function = option(function)  # type: ignore[assignment]  # it stays what it was
     return function
 
 
