@@ -226,28 +226,27 @@ class FieldDescriptor:
 
     def __get__(self, instance: Any, owner: Any) -> Any:
         if instance is not None:  # the common case: it was read or assigned before
-            fields = instance.__dict__.get("_roost_fields")
+            fields = instance._roost_fields
             if fields is not None:
                 value = fields.values.get(self.name, MISSING)
                 if value is not MISSING:
                     return value
-        return self._first_read(instance, owner)
+        return self._first_read(instance)
 
-    def _first_read(self, instance: Any, owner: Any) -> Any:
+    def _first_read(self, instance: Any) -> Any:
         if instance is None:
             raise AttributeError(f"{self.spec.name} is a durable field: read it on an object")
-        fields = instance.__dict__.get("_roost_fields")
-        if fields is None:  # an object that no node runs, as in a plain unit test
-            fields = instance.__dict__["_roost_fields"] = Fields(owner._roost_spec, {}, _anyone)
-        return fields.read(self.spec)
+        return self._fields_of(instance).read(self.spec)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        fields = instance.__dict__.get("_roost_fields")
-        if fields is None:
-            fields = instance.__dict__["_roost_fields"] = Fields(
-                type(instance)._roost_spec, {}, _anyone
-            )
-        fields.assign(self.spec, value)
+        self._fields_of(instance).assign(self.spec, value)
+
+    def _fields_of(self, instance: Any) -> Fields:
+        fields: Fields | None = instance._roost_fields
+        if fields is None:  # an object that no node runs, as in a plain unit test
+            fields = Fields(type(instance)._roost_spec, {}, _anyone)
+            object.__setattr__(instance, "_roost_fields", fields)
+        return fields
 
     def __delete__(self, instance: Any) -> None:
         raise AttributeError(f"{self.spec.name} is a durable field: assign a value, or None")

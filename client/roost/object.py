@@ -51,6 +51,8 @@ class DurableObject:
     _roost_spec: ClassVar[ClassSpec]
     _roost_options: ClassVar[dict[str, Any]] = {}
     _roost_locals: ClassVar[dict[str, Any]] = {}
+    _roost_fields: Fields | None = None  # of an object that a node runs
+    _roost_ctx: Context | None = None
 
     def __init_subclass__(
         cls,
@@ -83,7 +85,7 @@ class DurableObject:
     @property
     def ctx(self) -> Context:
         """What the object sees of the world: its key, storage, time, other objects."""
-        context: Context | None = self.__dict__.get("_roost_ctx")
+        context = self._roost_ctx
         if context is None:
             raise RuntimeError(
                 f"this {type(self).__name__} runs nowhere: use `roost.local({type(self).__name__})`"
@@ -271,8 +273,9 @@ class ClassSpec:
     def new(self, fields: Fields, context: Context) -> DurableObject:
         """A live instance over these fields."""
         instance = object.__new__(self.cls)
-        instance.__dict__["_roost_fields"] = fields
-        instance.__dict__["_roost_ctx"] = context
+        # Not through `__dict__`: asking for it makes a dict of what fits into the object itself.
+        object.__setattr__(instance, "_roost_fields", fields)
+        object.__setattr__(instance, "_roost_ctx", context)
         return instance
 
     def migrate(self, raw: Mapping[str, bytes], from_version: int) -> dict[str, bytes]:
