@@ -3,7 +3,7 @@
 `python -m bench [--seconds S] [--json]`. Client and server share the machine; every write is flushed.
 
 Floors are measured before and after the rows, because a machine that does other things gives another
-figure each time: a ratio is to the mean of both, and a row's CPU time a call (of the server's process
+figure each time: a ratio is to the better of both, and a row's CPU time a call (of the server's process
 and of this one, kernel included) says what the work itself costs, whoever else is running.
 """
 
@@ -217,7 +217,7 @@ def main() -> int:
         found["in process, 128 callers"] = uvloop.run(local(folder / "local", options.seconds))
         idle = uvloop.run(idle_bytes(folder / "idle"))
         after = floors.measure(folder)
-    floor = before.mean(after)
+    floor = before.best(after)
     if options.json:
         print(
             json.dumps(
