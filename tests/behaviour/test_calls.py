@@ -345,7 +345,7 @@ def test_old_and_future_requests_are_refused(run: Run) -> None:
         with pytest.raises(roost.ExpiredRequestError):
             await roost.options(ann, request_id=shifted(-601)).deposit(1)
         with pytest.raises(roost.UnavailableError, match=r"(69|70) s ahead"):
-            await roost.options(ann, request_id=shifted(70), timeout=0.1).deposit(1)
+            await roost.options(ann, request_id=shifted(70), timeout=1.0).deposit(1)
         assert await roost.outcome(ann, shifted(-601)) == roost.Expired()
 
     run(scenario, Account)
