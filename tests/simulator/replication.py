@@ -118,7 +118,7 @@ class Disk:
         for shard, found in self.kept.items():
             copy = Copy()
             if shard in self.marked:  # M7: it counts as empty
-                kept[shard] = Kept(found.seen)
+                kept[shard] = Kept(found.seen, marked=True)
             else:
                 copy.entries = dict(self.entries.get(shard, {}))
                 copy.base, copy.base_value = self.bases.get(shard, (0, ()))
@@ -276,6 +276,8 @@ class Process:
             case effects.StopCalls(shard, _):
                 self.quiet.add(shard)
                 self.replicas.owners[shard].on_quiet(self.now())
+            case effects.FallSilent():
+                pass  # `may_leave` asks the owner
             case effects.ResumeCalls(shard, _):
                 self.quiet.discard(shard)
             case effects.LoseShard(shard, _):
@@ -321,6 +323,7 @@ class Process:
         shard, copy = order.shard, self.copy_of(order.shard)
         if order.mark:
             copy.entries.clear()
+            copy.base, copy.base_value = 0, ()
         if order.cut >= 0:
             copy.entries = {i: e for i, e in copy.entries.items() if i <= order.cut}
         for entry in order.entries:
@@ -334,6 +337,7 @@ class Process:
             stored = disk.entries.setdefault(shard, {})
             if order.mark is not None:
                 (disk.marked.add if order.mark else disk.marked.discard)(shard)
+            if order.mark:
                 stored.clear()
             if order.cut >= 0:
                 for index in [i for i in stored if i > order.cut]:
@@ -382,7 +386,7 @@ class Process:
         kept, copy = self.replicas.kept_of(shard), self.copy_of(shard)
         owner = self.replicas.owners.get(shard)
         commit = owner.commit if owner is not None else kept.commit
-        if commit <= copy.base or commit > kept.shape.end or kept.installing:
+        if commit <= copy.base or commit > kept.shape.end or kept.marked:
             return
         value = copy.value(commit)
         copy.entries = {i: e for i, e in copy.entries.items() if i > commit}
@@ -535,7 +539,7 @@ class Stream:
             return
         if forth:
             if isinstance(message, tuple):
-                if target.replicas.kept_of(message[0]).installing:
+                if target.replicas.kept_of(message[0]).incoming is not None:
                     target.install(*message)
             else:
                 target.replicas.on_from_owner(self.owner.store, self.number, message, target.now())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from roost.cluster.ids import ShardId
@@ -17,12 +18,13 @@ CLIENTS = 3
 TRACE_LINES = 400
 
 
-def usual(world: World) -> endings.Claim | None:
+def usual(world: World) -> endings.Claim:
     """Faults of all kinds at random, then one of the endings."""
     nemesis = Nemesis(world)
     nemesis.start()
     world.run_until(world.now + world.rng.random() * FAULTS_MS)
-    return world.rng.choice(endings.ENDINGS)(world, nemesis)
+    claim = world.rng.choice(endings.ENDINGS)(world, nemesis)
+    return claim or endings.all_healed(world, nemesis)
 
 
 class Usurpers:
@@ -82,7 +84,7 @@ class Usurpers:
             process = world.processes[store]
             self.nemesis.sleep(process, rng.uniform(500, 2_500))
 
-    def play(self) -> endings.Claim | None:
+    def play(self) -> endings.Claim:
         world, rng = self.world, self.world.rng
         for _ in range(rng.randint(1, 3)):
             self.shard = rng.choice(world.shards)
@@ -107,11 +109,11 @@ class Usurpers:
         return endings.all_healed(world, self.nemesis)
 
 
-def usurpers(world: World) -> endings.Claim | None:
+def usurpers(world: World) -> endings.Claim:
     return Usurpers(world).play()
 
 
-def doubtful_changes(world: World) -> endings.Claim | None:
+def doubtful_changes(world: World) -> endings.Claim:
     """Changes of the record are applied, late or never, and nobody is told (O2).
 
     Meanwhile those whom they concern are cut off, and the owner's session is lost.
@@ -134,25 +136,116 @@ def doubtful_changes(world: World) -> endings.Claim | None:
             world.cut.clear()
         aim.step(0, 2_000)
     world.taste.lose_answer = 0.3
-    return rng.choice((endings.all_healed, endings.one_store_gone))(world, aim.nemesis)
+    claim = rng.choice((endings.all_healed, endings.one_store_gone))(world, aim.nemesis)
+    return claim or endings.all_healed(world, aim.nemesis)
 
 
-def the_last_two(world: World) -> endings.Claim | None:
-    """The owner restarts and owns again; its only fellow member dies for good.
+def in_doubt(world: World) -> endings.Claim:
+    """A join or a handoff is applied, its owner is not told, and is cut off at that very moment.
 
-    A learner that has everything must be taken in before the dead one is let go (M4).
+    From etcd and from whom it concerns; it still has the promises of others (M1, P3, H1).
     """
     aim = Usurpers(world)
-    rng = world.rng
-    shard = aim.shard
-    owner = aim.owner()
-    fellow, learner = rng.sample([s for s in world.stores if s != owner], 2)
+    rng, shard = world.rng, aim.shard
+    world.taste.lose_answer = 1.0
+    handoff = rng.random() < 0.5
+    first = aim.owner()
+    others = [s for s in world.stores if s != first]
+    if handoff:
+        world.wishes[shard] = Wish(rng.choice(others[:2]), tuple(world.stores[:3]), go=True)
+    else:
+        world.wishes[shard] = Wish(first, (first, *rng.sample(others, 2)), go=True)
+    before = world.registry.shards[shard].record
+    for _ in range(4_000):
+        world.run_until(world.now + 1)
+        record = world.registry.shards[shard].record
+        joined = set(record.in_sync) - set(before.in_sync)
+        if (record.owner != first) if handoff else joined:
+            break
+        before = record
+    else:
+        return endings.all_healed(world, aim.nemesis)
+    gone = set(others) if handoff else joined
+    world.cut |= {(first, s) for s in gone} | {(s, first) for s in gone} | {(first, "etcd")}
+    world.note(f"{first} is cut off from etcd and {sorted(gone)}")
+    aim.step(*((0, 100) if handoff else (1_400, 2_200)))
+    if not handoff:
+        aim.depose(first)
+    aim.step(1_200, 2_500)
+    world.taste.lose_answer = 0.0
+    return endings.all_healed(world, aim.nemesis)
+
+
+def pair(world: World, aim: Usurpers) -> StoreId | None:
+    """Let the shard have two members, the owner first; the other one, or None."""
+    shard, owner = aim.shard, aim.owner()
+    fellow = world.rng.choice([s for s in world.stores if s != owner])
     for each in world.shards:
         world.wishes[each] = Wish(owner, (owner, fellow), go=True)
     aim.step(3_000, 5_000)
     record = world.registry.shards[shard].record
     if set(record.in_sync) != {owner, fellow} or record.owner != owner:
+        return None
+    return fellow
+
+
+def owner_of_a_pair_is_cut_off(world: World) -> endings.Claim:
+    """It reaches etcd and nobody else, and must not be left alone in the set (M3, F2)."""
+    aim = Usurpers(world)
+    fellow, owner = pair(world, aim), aim.owner()
+    if fellow is None or world.taste.min_in_sync < 2:
         return endings.all_healed(world, aim.nemesis)
+    aim.nemesis.over = world.healing = True
+    world.note(f"{owner} is cut off from all stores for good")
+    others = [s for s in world.stores if s != owner]
+    for other in others:
+        world.cut |= {(owner, other), (other, owner)}
+    world.wishes[aim.shard] = Wish(fellow, tuple(others), go=True)  # the plan repairs it
+    aim.step(2_500, 3_500)
+    return endings.Claim([aim.shard])
+
+
+def old_owner_meets_a_restart(world: World) -> endings.Claim:
+    """The successor restarts while its predecessor still believes that it owns the shard (O7)."""
+    aim = Usurpers(world)
+    fellow, owner = pair(world, aim), aim.owner()
+    if fellow is None:
+        return endings.all_healed(world, aim.nemesis)
+    aim.depose(owner)
+    aim.step(1_700, 2_500)
+    if fellow in world.processes:
+        world.cut.add((fellow, "etcd"))
+        world.crash(fellow)
+        world.boot(fellow)
+    aim.step(300, 1_500)
+    return endings.all_healed(world, aim.nemesis)
+
+
+def half_is_left(world: World) -> endings.Claim:
+    """Of two members the owner dies for good, and no other store lives: reads go on (M3)."""
+    aim = Usurpers(world)
+    fellow = pair(world, aim)
+    if fellow is None:
+        return endings.all_healed(world, aim.nemesis)
+    aim.nemesis.over = world.healing = True
+    world.note(f"only {fellow} is left")
+    for store in world.stores:
+        if store != fellow:
+            world.crash(store)
+    return endings.Claim([aim.shard], writes=False)
+
+
+def the_last_two(world: World) -> endings.Claim:
+    """The owner restarts and owns again; its only fellow member dies for good.
+
+    A learner that has everything must be taken in before the dead one is let go (M4).
+    """
+    aim = Usurpers(world)
+    rng, shard = world.rng, aim.shard
+    fellow, owner = pair(world, aim), aim.owner()
+    if fellow is None:
+        return endings.all_healed(world, aim.nemesis)
+    learner = rng.choice([s for s in world.stores if s not in (owner, fellow)])
     world.wishes[shard] = Wish(owner, (owner, fellow, learner), go=True)
     world.crash(fellow)
     info = world.registry.sessions.get(fellow)
@@ -165,7 +258,7 @@ def the_last_two(world: World) -> endings.Claim | None:
     return endings.Claim([shard])
 
 
-def lost_tail(world: World) -> endings.Claim | None:
+def lost_tail(world: World) -> endings.Claim:
     """A disk drops a synced tail without a word, and its store is promoted (L3)."""
     aim = Usurpers(world)
     rng = world.rng
@@ -188,14 +281,27 @@ def lost_tail(world: World) -> endings.Claim | None:
     return endings.all_healed(world, aim.nemesis)
 
 
-def half_a_snapshot(world: World) -> endings.Claim | None:
+def half_a_snapshot(world: World) -> endings.Claim:
     """Logs are cut often, replicas come and go, and nodes die while they take a snapshot (M7)."""
     aim = Usurpers(world)
     rng = world.rng
+    world.net_ms = 40.0
     for _ in range(rng.randint(3, 8)):
-        aim.nemesis.trim()
+        for _ in range(4):
+            aim.nemesis.trim()
         aim.wish()
-        aim.step(50, 600)
+        for _ in range(rng.randint(10, 120)):
+            aim.step(5, 5)
+            installing = [
+                process.store
+                for process in world.processes.values()
+                if any(kept.incoming for kept in process.replicas.kept.values())
+            ]
+            if installing and rng.random() < 0.3:
+                victim = installing[0]
+                world.crash(victim)
+                world.later(rng.choice((20, 400)), functools.partial(aim.nemesis._boot, victim))
+                break
         if rng.random() < 0.6:
             aim.nemesis.crash(down_ms=rng.choice((20, 400, 1_500)))
         if rng.random() < 0.3:
@@ -204,14 +310,18 @@ def half_a_snapshot(world: World) -> endings.Claim | None:
     return endings.all_healed(world, aim.nemesis)
 
 
-SCENARIOS: tuple[Callable[[World], endings.Claim | None], ...] = (
+SCENARIOS: tuple[Callable[[World], endings.Claim], ...] = (
     usual,
     usurpers,
     usual,
     doubtful_changes,
+    in_doubt,
     usurpers,
     half_a_snapshot,
     the_last_two,
+    half_is_left,
+    owner_of_a_pair_is_cut_off,
+    old_owner_meets_a_restart,
     lost_tail,
 )
 
@@ -226,7 +336,7 @@ def run(seed: int) -> World:
             world.start_client(number)
         world.run_until(START_MS + 800)
         claim = SCENARIOS[seed % len(SCENARIOS)](world)
-        endings.check(world, claim or endings.all_healed(world, Nemesis(world)))
+        endings.check(world, claim)
     except (ViolationError, AssertionError) as error:
         error.add_note("\n".join(world.trace[-TRACE_LINES:]))
         raise

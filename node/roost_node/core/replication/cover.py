@@ -56,7 +56,7 @@ class PeerCover:
         self._old_ms[shard] = until_ms
 
     def on_stream_lost(self) -> None:
-        """A new stream starts with nothing registered; old promises run out by themselves (H3)."""
+        """A new stream starts with nothing registered; old promises run out by themselves (P1)."""
         self._old_ms = {shard: self.until_ms(shard) for shard in {*self._from, *self._old_ms}}
         self._from.clear()
         self._sent.clear()

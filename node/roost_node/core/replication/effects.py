@@ -6,7 +6,6 @@ import msgspec
 
 from roost.cluster.ids import ShardId
 from roost_node.core.record import Epoch, StoreId, Transaction
-from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.messages import LogEntry, ToFollower, ToOwner
 
 
@@ -58,8 +57,9 @@ class SendSnapshot(msgspec.Struct, frozen=True):
 class Write(msgspec.Struct, frozen=True):
     """Put this on the disk, in order; report `on_durable(number)` after the flush.
 
-    `cut`: first drop the log after this index (-1: nothing). `seen`: the highest epoch (O7).
-    `mark`: the store counts as empty of this shard until `mark` is False again (M7).
+    `seen`: the highest epoch (O7). `mark`: True, first drop all that there is of the shard, and let it
+    count as empty from now on; False, it counts again (M7). `cut`: drop the log after this index (-1:
+    nothing), then append `entries`.
     """
 
     number: int
@@ -68,7 +68,6 @@ class Write(msgspec.Struct, frozen=True):
     cut: int = -1
     entries: tuple[LogEntry, ...] = ()
     mark: bool | None = None
-    shape: Shape | None = None  # with a snapshot: the log afterwards
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -100,8 +99,15 @@ class StopCalls(msgspec.Struct, frozen=True):
     epoch: Epoch
 
 
+class FallSilent(msgspec.Struct, frozen=True):
+    """The handoff is proposed next: from here on nothing leaves (H1)."""
+
+    shard: ShardId
+    epoch: Epoch
+
+
 class ResumeCalls(msgspec.Struct, frozen=True):
-    """The handoff did not come about."""
+    """The handoff did not come about: calls run and outputs leave again."""
 
     shard: ShardId
     epoch: Epoch
@@ -148,6 +154,7 @@ Effect = (
     | OpenEpoch
     | StartServing
     | StopCalls
+    | FallSilent
     | ResumeCalls
     | LoseShard
     | Change

@@ -17,6 +17,14 @@ from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.messages import Append, LogEntry
 
 
+class Incoming(msgspec.Struct, frozen=True):
+    """A snapshot that an owner is sending."""
+
+    epoch: Epoch
+    shape: Shape
+    hash: bytes
+
+
 class Kept(msgspec.Struct):
     """What a node knows of its own copy of a shard, written or about to be."""
 
@@ -24,7 +32,8 @@ class Kept(msgspec.Struct):
     shape: Shape = Shape((), 0)
     hash: bytes = b""  # running hash at the end of the log
     commit: int = 0
-    installing: Epoch = Epoch(0)  # a snapshot of that owner is under way; 0: none (M7)
+    marked: bool = False  # a snapshot was begun and did not end: the copy counts as empty (M7)
+    incoming: Incoming | None = None  # the snapshot that is under way
 
 
 class Accepted(msgspec.Struct, frozen=True):

@@ -133,13 +133,20 @@ class Owner:
         """Until the tail is committed at this epoch nothing leaves (R5)."""
         return not self._serve_index or self.commit < self._serve_index
 
+    @property
+    def is_silent(self) -> bool:
+        """From the proposal of a handoff on nothing leaves (H1), and nothing did before it began."""
+        if self.phase is Phase.STOPPING:
+            return self._handoff_ms > 0
+        return self.phase is not Phase.ACTIVE
+
     def has_waited(self, now_ms: int) -> bool:
         """Are the promises that we gave to others waited out (P4, P5)?"""
         return now_ms >= self.wait_until_ms
 
     def is_serving(self, now_ms: int) -> bool:
         """May a reply leave whose entry is committed (R2)?"""
-        return self.phase is Phase.ACTIVE and not self.is_waiting and self.has_waited(now_ms)
+        return not self.is_silent and not self.is_waiting and self.has_waited(now_ms)
 
     def is_covered(self, now_ms: int) -> bool:
         """Has every store that might be promoted promised to wait (P3)?"""
@@ -290,6 +297,12 @@ class Owner:
             )
         )
 
+    def on_sent_only(self, peer: StoreId, last: int) -> None:
+        """The shell sent less than it was told, up to `last`: the rest when that is acknowledged."""
+        progress = self.progress.get(peer)
+        if progress is not None and progress.next > last + 1:
+            progress.next = last + 1
+
     def _send_snapshot(self, peer: StoreId, progress: Progress) -> None:
         # M7: it destroys what the learner had, so the record must be known not to count it.
         if progress.snapshot or peer in self.members.counting() or self.is_waiting:
@@ -342,6 +355,8 @@ class Owner:
             self._node.must_send(self.shard)
         if progress.acknowledged(message.index, self.shape.end, now_ms):
             self._advance()
+        if progress.next <= self.shape.end:
+            self._node.must_send(self.shard)
 
     def on_refused(self, peer: StoreId, message: Refused, now_ms: int) -> None:
         """Somebody owns the shard at a higher epoch, or will: look at the record."""
@@ -430,6 +445,13 @@ class Owner:
         own = Guard(self._node.me, self._node.session, alive=True)  # O6
         self._node.emit(effects.Change(self.shard, token, Transaction((swap,), (own, *guards))))
 
+    @property
+    def is_restless(self) -> bool:
+        """Something is under way that time moves: it wants every tick."""
+        return self.phase is not Phase.ACTIVE or not (
+            self._told_serving and self.members.is_settled
+        )
+
     # -- time ------------------------------------------------------------------------------
 
     def on_tick(self, now_ms: int) -> None:
@@ -509,7 +531,7 @@ class Owner:
         return None
 
     def _has_everything(self, progress: Progress, now_ms: int) -> bool:
-        """M2; an owner that has not committed yet counts its whole log as committed (M4, H6)."""
+        """M2; an owner that has not committed yet counts its whole log as committed (M4)."""
         needed = self.commit if not self.is_waiting else self.shape.end
         return (
             progress.match > 0
@@ -581,6 +603,7 @@ class Owner:
         complete = progress.match == self.shape.end and self.commit == self.shape.end
         if self._quiet and complete and self.members.is_settled:
             self._handoff_ms = now_ms
+            self._node.emit(effects.FallSilent(self.shard, self.epoch))
             record = msgspec.structs.replace(
                 self.members.record,
                 epoch=Epoch(self.epoch + 1),

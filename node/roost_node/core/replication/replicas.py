@@ -30,7 +30,8 @@ from roost_node.core.record import (
 from roost_node.core.replication import effects, follower
 from roost_node.core.replication.cover import PeerCover
 from roost_node.core.replication.effects import Effect
-from roost_node.core.replication.follower import Kept
+from roost_node.core.replication.epochs import Shape
+from roost_node.core.replication.follower import Accepted, Incoming, Kept
 from roost_node.core.replication.messages import (
     Append,
     Appended,
@@ -38,6 +39,7 @@ from roost_node.core.replication.messages import (
     Fetched,
     Heartbeat,
     HeartbeatAck,
+    LogEntry,
     Mismatch,
     Refused,
     Register,
@@ -203,6 +205,10 @@ class Replicas:
             if owner is None and self._is_ours(versioned):
                 self._take(shard, versioned, sessions, deaths, now_ms)
 
+    def on_etcd_answered(self, begun_ms: int) -> None:
+        """The coordination store answered a request that was begun at `begun_ms` (O6)."""
+        self.etcd_ms = max(self.etcd_ms, begun_ms)
+
     def on_wishes(self, wishes: Mapping[ShardId, Wish]) -> None:
         """What the plan wants."""
         self._wishes.update(wishes)
@@ -252,7 +258,7 @@ class Replicas:
         if epoch <= kept.seen:
             return
         kept.seen = epoch
-        self._write(effects.Write(0, shard, epoch))
+        self._write(shard, kept)
         for peer, inbound in self._inbound.items():
             registered = inbound.registered.get(shard)
             if registered is not None and registered < epoch:
@@ -268,19 +274,27 @@ class Replicas:
 
     # -- writes ----------------------------------------------------------------------------
 
-    def _write(self, write: effects.Write) -> None:
+    def _write(
+        self,
+        shard: ShardId,
+        kept: Kept,
+        cut: int = -1,
+        entries: tuple[LogEntry, ...] = (),
+        mark: bool | None = None,
+    ) -> None:
         self._written += 1
-        self.emit(
-            effects.Write(
-                self._written,
-                write.shard,
-                write.seen,
-                write.cut,
-                write.entries,
-                write.mark,
-                write.shape,
-            )
-        )
+        self.emit(effects.Write(self._written, shard, kept.seen, cut, entries, mark))
+
+    def _take_entries(self, shard: ShardId, kept: Kept, accepted: Accepted) -> None:
+        """Put what was accepted into our log."""
+        if not accepted.entries and accepted.cut < 0:
+            return
+        kept.shape = follower.after(kept.shape, accepted)
+        if accepted.entries:
+            kept.hash = accepted.entries[-1].hash
+        mark = False if kept.marked else None  # it was empty, and is a copy again (M7)
+        kept.marked = False
+        self._write(shard, kept, accepted.cut, accepted.entries, mark)
 
     def _after(self, then: _Then, now_ms: int) -> None:
         """Do it once everything written so far is durable."""
@@ -412,6 +426,9 @@ class Replicas:
         now_ms: int,
     ) -> None:
         if isinstance(message, Register):
+            if kept.incoming is not None:  # what was sent on an older stream will not go on
+                kept.incoming = None
+                self._wipe(message.shard, kept)
             said = Registered(message.shard, message.epoch, kept.shape)
             self._after(_Acknowledge(peer, stream, said), now_ms)
         elif isinstance(message, Append):
@@ -421,30 +438,30 @@ class Replicas:
                 effects.SendFetched(peer, stream, message.shard, message.epoch, message.after)
             )
         elif isinstance(message, SnapshotBegin):
-            kept.installing = message.epoch
-            kept.shape = message.shape
-            kept.hash = message.hash
-            kept.commit = 0
-            self._write(effects.Write(0, message.shard, kept.seen, mark=True, shape=message.shape))
-        elif kept.installing == message.epoch:
-            kept.installing = Epoch(0)
+            kept.incoming = Incoming(message.epoch, message.shape, message.hash)
+            self._wipe(message.shard, kept)
+        elif kept.incoming is not None and kept.incoming.epoch == message.epoch:
+            kept.shape, kept.hash = kept.incoming.shape, kept.incoming.hash
             kept.commit = kept.shape.end
-            self._write(effects.Write(0, message.shard, kept.seen, mark=False))
+            kept.incoming, kept.marked = None, False
+            self._write(message.shard, kept, mark=False)
             done = Appended(message.shard, message.epoch, kept.shape.end, kept.hash)
             self._after(_Acknowledge(peer, stream, done), now_ms)
 
+    def _wipe(self, shard: ShardId, kept: Kept) -> None:
+        """M7: from here until the mark is gone the copy counts as empty, in a restart too."""
+        kept.shape, kept.hash, kept.commit, kept.marked = Shape((), 0), b"", 0, True
+        self._write(shard, kept, mark=True)
+
     def _append(self, peer: StoreId, stream: int, kept: Kept, message: Append, now_ms: int) -> None:
-        if kept.installing:
+        if kept.incoming is not None:
             return  # a snapshot is under way: what follows it comes again
         accepted = follower.accept(kept.shape, message)
         if accepted is None:
             said = Mismatch(message.shard, message.epoch, kept.shape)
             self._after(_Acknowledge(peer, stream, said), now_ms)
             return
-        if accepted.entries or accepted.cut >= 0:
-            kept.shape = follower.after(kept.shape, accepted)
-            kept.hash = accepted.entries[-1].hash
-            self._write(effects.Write(0, message.shard, kept.seen, accepted.cut, accepted.entries))
+        self._take_entries(message.shard, kept, accepted)
         known = kept.hash if accepted.match == kept.shape.end else b""
         said_ok = Appended(message.shard, message.epoch, accepted.match, known)
         self._after(_Acknowledge(peer, stream, said_ok), now_ms)
@@ -500,10 +517,8 @@ class Replicas:
             0,
         )
         accepted = follower.accept(kept.shape, append)
-        if accepted is not None and accepted.entries:
-            kept.shape = follower.after(kept.shape, accepted)
-            kept.hash = accepted.entries[-1].hash
-            self._write(effects.Write(0, owner.shard, kept.seen, accepted.cut, accepted.entries))
+        if accepted is not None:
+            self._take_entries(owner.shard, kept, accepted)
         owner.on_adopted(kept.shape, now_ms)
 
     def unreachable(self, now_ms: int) -> tuple[StoreId, ...]:
@@ -531,7 +546,10 @@ class Replicas:
             for peer in sorted(self._links):
                 self._beat(peer, now_ms)
             self.promises.forget_lapsed(now_ms)
-        for owner in list(self.owners.values()):
+            due = list(self.owners.values())
+        else:
+            due = [owner for owner in self.owners.values() if owner.is_restless]
+        for owner in due:
             owner.on_tick(now_ms)
         self.flush()
 
