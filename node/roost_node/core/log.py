@@ -161,6 +161,25 @@ class ShardLog:
             younger.add(entry)
         return entry
 
+    def adopt(self, entries: Sequence[Entry], now_ms: int) -> None:
+        """Entries of earlier owners that are not in the state yet, oldest first: they count (L4)."""
+        for entry in entries:
+            assert entry.index == self.last + 1, "indexes have no gap"
+            self.last = entry.index
+            self._hash = entry.hash
+            self._previous_epoch = entry.epoch
+            self._uncommitted.append(entry)
+            younger = self._groups.get(entry.group)
+            if younger is None:
+                self._groups[entry.group] = Group(entry.index, entry.rows, entry.ranges)
+            else:
+                younger.add(entry)
+            self._clock = LogClock(entry.log_time_ms, now_ms)  # it never runs back (L5)
+
+    def uncommitted(self, index: int) -> list[Entry]:
+        """Entries up to `index` that are not in the state yet, oldest first."""
+        return [entry for entry in self._uncommitted if entry.index <= index]
+
     def on_durable(self, index: int) -> None:
         """Every in-sync replica has everything up to `index` (R1): it is committed."""
         assert index <= self.last, "L4: nothing is committed that was not appended"

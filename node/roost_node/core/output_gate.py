@@ -5,6 +5,9 @@ have observed would survive the loss of this node (R1 to R3). So each output wai
 of the shard's log, and leaves when the log is committed up to it. An output that has no entry of its
 own (a read, a child call) also needs the owner's cover (R3): at one store cover is never missing.
 
+A gate that is closed holds everything: a new owner has not waited out its promises yet (R5), or hands
+the shard over (H1).
+
 Invariant: outputs that wait for the same index leave in the order in which they came; one that
 waits for a lower index leaves no later than one that waits for a higher.
 Not here: what becomes durable when (`log.py`, `host/committer.py`).
@@ -29,9 +32,16 @@ def always_covered() -> bool:
 class OutputGate(Generic[OutputT]):
     """Outputs of one shard that wait for an index of its log."""
 
-    __slots__ = ("_committed", "_held", "_in_order", "_is_covered", "_uncovered")
+    __slots__ = ("_closed", "_committed", "_held", "_in_order", "_is_covered", "_uncovered")
 
-    def __init__(self, committed: int, is_covered: Callable[[], bool] = always_covered) -> None:
+    def __init__(
+        self,
+        committed: int,
+        is_covered: Callable[[], bool] = always_covered,
+        *,
+        closed: bool = False,
+    ) -> None:
+        self._closed = closed
         self._committed = committed
         self._is_covered = is_covered
         self._held: list[tuple[int, OutputT, bool]] = []
@@ -40,7 +50,7 @@ class OutputGate(Generic[OutputT]):
 
     def offer(self, index: int, output: OutputT, *, own_entry: bool) -> bool:
         """True: it may leave now. False: it is kept until `index` is committed and covered."""
-        if index <= self._committed and not self._uncovered:
+        if index <= self._committed and not self._uncovered and not self._closed:
             if own_entry or self._is_covered():
                 return True
             self._uncovered.append(output)
@@ -56,8 +66,9 @@ class OutputGate(Generic[OutputT]):
         if index > self._committed:
             self._committed = index
         held = self._held
-        if not held:
+        if not held or self._closed:
             return []
+        index = self._committed
         if not self._in_order:
             held.sort(key=itemgetter(0))  # stable: first come, first out
             self._in_order = True
@@ -82,10 +93,36 @@ class OutputGate(Generic[OutputT]):
         """See `Shard.repack`."""
         self._committed = ~~self._committed
 
-    def on_covered(self) -> list[OutputT]:
-        """Cover is back, or a read of the shard's record served instead (R4)."""
-        released, self._uncovered = self._uncovered, []
+    def on_covered(self, count: int | None = None) -> list[OutputT]:
+        """Cover is back, or a read of the record served instead for the first `count` of them (R4)."""
+        if self._closed:
+            return []
+        if count is None:
+            count = len(self._uncovered)
+        released, self._uncovered = self._uncovered[:count], self._uncovered[count:]
         return released
+
+    def close(self) -> None:
+        """Nothing leaves from now on."""
+        self._closed = True
+
+    def open(self) -> list[OutputT]:
+        """Outputs may leave again: these may do so now."""
+        self._closed = False
+        return self.on_committed(self._committed)
+
+    def give_up(self) -> list[tuple[OutputT, bool]]:
+        """The shard is lost: everything that waits, and whether it had an entry of its own."""
+        waiting = [(output, False) for output in self._uncovered]
+        waiting += [(output, own_entry) for _, output, own_entry in self._held]
+        self._uncovered, self._held = [], []
+        self._closed = True
+        return waiting
+
+    @property
+    def uncovered_count(self) -> int:
+        """Outputs that wait for nothing but cover."""
+        return len(self._uncovered)
 
     def waiting_count(self) -> int:
         """Outputs that may not leave yet."""

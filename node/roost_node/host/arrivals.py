@@ -105,8 +105,13 @@ class Arrivals:
         if host.closing and not (call.chain and host.settling):
             raise UnavailableError("this node is shutting down: the call goes to the next one")
         self.check_room(call, now_ms)
-        if not method.read_only and host.refuse_writes is not None:
-            raise DiskFullError(host.refuse_writes)
+        if shard.refusal is not None and not call.chain:
+            raise shard.refusal
+        if not method.read_only:
+            if host.refuse_writes is not None:
+                raise DiskFullError(host.refuse_writes)
+            if shard.write_refusal is not None:
+                raise shard.write_refusal  # M3
         if shard.kept.is_full and not method.read_only:
             raise OverloadedError(
                 f"shard {shard.id} keeps {shard.kept.size_bytes} bytes of records of finished calls, "

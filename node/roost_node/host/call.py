@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from roost.object import MethodSpec
-from roost.wire.messages import Call, Reply, ToClient
+from roost.wire.messages import UNKNOWN, Call, ErrorInfo, Outcome, Reply, ToClient
 
 if TYPE_CHECKING:
     from roost_node.host.activation import Activation
@@ -89,6 +89,7 @@ class Cancelled(enum.Enum):
     CALLER = "caller"
     SHUTDOWN = "shutdown"
     RELOAD = "reload"
+    HANDOFF = "handoff"
     RESET = "reset"
 
 
@@ -145,6 +146,18 @@ class Output(msgspec.Struct, eq=False):
     also: list[tuple[Sink, int]] | None = None
     waiter: asyncio.Future[None] | None = None
     since: float = 0.0  # when its call arrived, by the loop's clock; 0: not to be measured
+
+    def refuse(self, status: int, info: ErrorInfo) -> None:
+        """It will never leave: say so instead of it, where somebody waits for an answer."""
+        message = self.message
+        if isinstance(message, Reply):
+            self.message = Reply(message.id, status, b"", 0, info)
+            self.leave()
+        elif isinstance(message, Outcome):
+            self.message = Outcome(message.id, UNKNOWN, status=status, error=info)
+            self.leave()
+        elif self.waiter is not None and not self.waiter.done():
+            self.waiter.cancel()
 
     def leave(self) -> None:
         """Let it go; called by the one function that releases (R6)."""

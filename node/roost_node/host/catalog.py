@@ -50,7 +50,7 @@ def _list_objects(
         if len(page_token) < 3:
             raise InvalidArgumentError("that is not a page token of this server")
         first, start = int.from_bytes(page_token[:2], "big"), page_token + b"\0"
-    for shard in range(first, host.store.shards):
+    for shard in sorted(s for s in host.ownership.owned() if s >= first):
         low, high = layout.objects_range(shard, class_name, prefix)
         for key, raw in host.store.iterate(max(low, start), high):
             page.append(_info(host, key, raw, position=key))

@@ -5,6 +5,9 @@ atomic batch, one flush of the write-ahead log in a thread of its own (it releas
 outputs that waited for them leave. A lone entry on an idle loop is flushed on the spot: the hop to
 the thread and back costs as much as the flush.
 
+Entries of a shard that has replicas go to its log, and to the state when they are committed; what the
+replicator writes itself goes into the same batches (`write`).
+
 Invariant: `on_durable` is called for every entry, in the order of `add`, and never before a flush
 that covers it has returned (R1). A flush that fails ends everything (`on_fatal`): after one, nothing
 read back from the page cache proves anything.
@@ -14,9 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from roost_node.core.log import Entry, Op
+from roost_node.core.log import DeleteRange, Entry, Op
 from roost_node.host.flusher import Flusher
 from roost_node.host.shard import Shard
 from roost_node.storage import layout, records
@@ -28,6 +31,27 @@ log = logging.getLogger(__name__)
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 BATCH_BYTES_MAX = 2 * 1024 * 1024
 STALL_RETRY_S = 0.002
+
+
+class Raw:
+    """A write of the replicator."""
+
+    __slots__ = ("done", "ops", "size_bytes")
+
+    def __init__(self, ops: Sequence[Op], done: Callable[[], None]) -> None:
+        self.ops = ops
+        self.done = done
+        self.size_bytes = sum(
+            0 if isinstance(op, DeleteRange) else len(op[0]) + len(op[1] or b"") for op in ops
+        )
+
+
+Item = tuple[Shard, Entry] | Raw
+
+
+def size_of(item: Item) -> int:
+    """Bytes that wait for the disk."""
+    return item.size_bytes if isinstance(item, Raw) else item[1].size_bytes
 
 
 class Committer:
@@ -48,12 +72,12 @@ class Committer:
         self._is_quiet = is_quiet
         self._on_fatal = on_fatal
         self._telemetry = telemetry
-        self._pending: list[tuple[Shard, Entry]] = []
+        self._pending: list[Item] = []
         self._scheduled = False
         self._flushing = False
         self._dead = False
         self._idle: list[asyncio.Future[None]] = []
-        self._batch: list[tuple[Shard, Entry]] = []  # being flushed
+        self._batch: list[Item] = []  # being flushed
         self._started = 0.0
         self._flusher = flusher
         self._now_ms = now_ms
@@ -62,8 +86,17 @@ class Committer:
 
     def add(self, shard: Shard, entry: Entry) -> None:
         """Take an entry; its outputs leave when it is durable."""
-        self._pending.append((shard, entry))
-        self.backlog_bytes += entry.size_bytes
+        if shard.replica is not None:
+            shard.replica.on_appended(shard, entry)
+        self._add((shard, entry))
+
+    def write(self, ops: Sequence[Op], done: Callable[[], None]) -> None:
+        """Write something else, in order with the entries; `done` when it is durable."""
+        self._add(Raw(ops, done))
+
+    def _add(self, item: Item) -> None:
+        self._pending.append(item)
+        self.backlog_bytes += size_of(item)
         if not self._scheduled and not self._flushing:
             self._scheduled = True
             self._loop.call_soon(self._cycle)
@@ -112,18 +145,18 @@ class Committer:
             self._started = self._loop.time()
             self._flusher.start(self._store.sync, self._flushed)
 
-    def _take(self) -> list[tuple[Shard, Entry]]:
+    def _take(self) -> list[Item]:
         pending = self._pending
         size = 0
-        for count, (_, entry) in enumerate(pending, 1):
-            size += entry.size_bytes
+        for count, item in enumerate(pending, 1):
+            size += size_of(item)
             if size >= BATCH_BYTES_MAX and count < len(pending):
                 batch, self._pending = pending[:count], pending[count:]
                 return batch
         self._pending = []
         return pending
 
-    def _write(self, batch: list[tuple[Shard, Entry]]) -> bool:
+    def _write(self, batch: list[Item]) -> bool:
         """Write the batch; False: the store is stalled, it was put back and is tried again."""
         try:
             ops = merge(batch)
@@ -150,10 +183,16 @@ class Committer:
             batch, self._batch = self._batch, []
             self._done(batch, self._loop.time() - self._started)
 
-    def _done(self, batch: list[tuple[Shard, Entry]], seconds: float) -> None:
-        for shard, entry in dict(batch).items():  # the last entry of each shard
+    def _done(self, batch: list[Item], seconds: float) -> None:
+        last: dict[Shard, Entry] = {}
+        for item in batch:
+            if isinstance(item, Raw):
+                item.done()
+            else:
+                last[item[0]] = item[1]
+        for shard, entry in last.items():
             shard.on_durable(entry.index)
-        self.backlog_bytes -= sum(entry.size_bytes for _, entry in batch)
+        self.backlog_bytes -= sum(map(size_of, batch))
         self._telemetry.on_commit(len(batch), seconds)
         if self._pending and not self._scheduled:
             self._scheduled = True
@@ -176,19 +215,40 @@ class Committer:
                 future.set_result(None)
 
 
-def merge(batch: list[tuple[Shard, Entry]]) -> list[Op]:
+def merge(batch: list[Item]) -> list[Op]:
     """The writes of a batch, with only the last version of each key, and each shard's new head."""
     ops: list[Op] = []
     rows: dict[bytes, bytes | None] = {}
-    for _, entry in batch:
+    heads: dict[Shard, Entry] = {}
+    logged: dict[Shard, list[Entry]] = {}
+    for item in batch:
+        if isinstance(item, Raw):
+            _flush_logged(logged, rows)
+            ops.extend(rows.items())  # what it writes comes after what was before
+            ops.extend(item.ops)
+            rows = {}
+            continue
+        shard, entry = item
+        if shard.replica is not None:
+            logged.setdefault(shard, []).append(entry)
+            continue
         if entry.ranges:
             ops.extend(rows.items())  # order matters around a range delete
             ops.extend(entry.ranges)
             rows = {}
         rows.update(entry.rows)
-    for shard, entry in dict(batch).items():  # the last entry of each shard
+        heads[shard] = entry
+    _flush_logged(logged, rows)
+    for shard, entry in heads.items():
         rows[shard.head_key] = records.encode_head(
             entry.epoch, entry.index, entry.hash, entry.log_time_ms
         )
     ops.extend(rows.items())
     return ops
+
+
+def _flush_logged(logged: dict[Shard, list[Entry]], rows: dict[bytes, bytes | None]) -> None:
+    for shard, entries in logged.items():
+        assert shard.replica is not None, "only what has replicas is logged"
+        rows.update(shard.replica.rows(shard, entries))
+    logged.clear()

@@ -30,6 +30,7 @@ from roost_node.host.flusher import Flusher, ThreadFlusher
 from roost_node.host.keeper import Keeper
 from roost_node.host.known import ANSWERS_BYTES_MAX, ANSWERS_MAX, Answer, Known
 from roost_node.host.objects import Objects
+from roost_node.host.ownership import Alone, Ownership
 from roost_node.host.shard import Shard
 from roost_node.host.turns import Turns
 from roost_node.host.waits import Waits
@@ -67,6 +68,7 @@ class Host:
         self.arrivals = Arrivals(self)
         self.known = Known(self)
         self.objects = Objects(self)
+        self.ownership: Ownership = Alone(self)
         self.turns = Turns(self, check_effects=check_effects)
         self.waits = Waits(self)
         self.workers = Workers(self, tasks)

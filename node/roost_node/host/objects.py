@@ -9,6 +9,7 @@ import msgspec
 
 from roost.cluster.ids import check_key, shard_of
 from roost.errors import (
+    NotOwnerError,
     ObjectError,
     OutcomeUnknownError,
     OverloadedError,
@@ -19,8 +20,8 @@ from roost.errors import (
 )
 from roost.object import ClassSpec
 from roost.wire.messages import Call
+from roost.wire.status import to_status
 from roost_node.core.lifecycle import ActivationState
-from roost_node.core.log import Head
 from roost_node.host.activation import Activation
 from roost_node.host.blame import failure
 from roost_node.host.call import (
@@ -33,7 +34,6 @@ from roost_node.host.call import (
     Stage,
 )
 from roost_node.host.shard import Shard
-from roost_node.storage import layout, records
 
 if TYPE_CHECKING:
     from roost_node.host.host import Host
@@ -50,6 +50,7 @@ class Objects:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._shards: dict[int, Shard] = {}
+        self.live: dict[int, set[Activation]] = {}  # of shards that may be handed over
         self.failed: dict[tuple[str, str], tuple[int, int]] = {}  # (failures, not before)
 
     def shard_of(self, class_name: str, key: str, now_ms: int) -> Shard:
@@ -59,21 +60,30 @@ class Objects:
         shard_id = shard_of(class_name, key, seed=store.seed, shards=store.shards)
         shard = self._shards.get(shard_id)
         if shard is None:
-            raw = store.get(layout.head_key(shard_id))
-            head = records.decode_head(raw) if raw is not None else Head()
-            shard = Shard(
-                shard_id,
-                store,
-                head,
-                max(1, head.epoch),
-                now_ms,
-                host.loop.time,
-                host.telemetry.call_us,
-                host.limits.kept_bytes_max,
-            )
-            self._shards[shard_id] = shard
-            host.keeper.opened(shard)
+            shard = host.ownership.open(shard_id, now_ms)
+            self.open_shard(shard)
         return shard
+
+    def open_shard(self, shard: Shard) -> None:
+        """This host runs the shard's objects now."""
+        self._shards[shard.id] = shard
+        if shard.replica is not None:
+            self.live[shard.id] = set()
+        self._host.keeper.opened(shard)
+
+    def close_shard(self, shard: Shard) -> None:
+        """It runs them no more: nothing of them has an effect, and their callers look elsewhere."""
+        del self._shards[shard.id]
+        shard.close()
+        for activation in self.live.pop(shard.id, ()):
+            self.reset(activation, f"shard {shard.id} has another owner")
+        lost = to_status(
+            OutcomeUnknownError(f"shard {shard.id} changed its owner before this was confirmed")
+        )
+        moved = to_status(NotOwnerError(f"shard {shard.id} has another owner now"))
+        for output, own_entry in shard.gate.give_up():
+            status, info = lost if own_entry else moved
+            output.refuse(int(status), info)
 
     def shards(self) -> list[Shard]:
         """Those that have been opened."""
@@ -107,6 +117,8 @@ class Objects:
                 retry_after_s=(failed[1] - now_ms) / 1000,
             )
         shard = self.shard_of(call.class_name, call.key, now_ms)
+        if shard.refusal is not None and not call.chain:
+            raise shard.refusal
         try:
             activation = Activation(host, spec, call.key, shard, now_ms)
         except StateMismatchError:
@@ -117,6 +129,9 @@ class Objects:
         # Before it stands among those that may leave: nothing holds it there yet.
         host.keeper.make_room(1, activation.size_bytes)
         host.activations[name] = activation
+        live = self.live.get(shard.id) if self.live else None
+        if live is not None:
+            live.add(activation)
         host.ring.add(activation)
         host.size_bytes += activation.size_bytes
         host.telemetry.activations_started += 1
@@ -187,6 +202,9 @@ class Objects:
         if host.activations.get(name) is activation:
             del host.activations[name]
             host.size_bytes -= activation.size_bytes
+        live = self.live.get(activation.shard.id) if self.live else None
+        if live is not None:
+            live.discard(activation)
         activation.let_go()
         host.ring.remove(activation)
         host.telemetry.activations_evicted += 1

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from roost_node.core.dedup import Kept
-from roost_node.core.log import NOT_HERE, Head, ShardLog
-from roost_node.core.output_gate import OutputGate
+from roost_node.core.log import NOT_HERE, Entry, Head, Rows, ShardLog
+from roost_node.core.output_gate import OutputGate, always_covered
 from roost_node.host.call import Output
 from roost_node.storage import layout
 from roost_node.storage.engine import Store
 from roost_node.telemetry import Histogram
+
+if TYPE_CHECKING:
+    from roost.errors import RoostError
+
+
+class Replica(Protocol):
+    """Carries a shard's entries to other stores."""
+
+    def on_appended(self, shard: Shard, entry: Entry) -> None:
+        """An entry was made; it goes to our disk next."""
+
+    def rows(self, shard: Shard, entries: list[Entry]) -> Rows:
+        """What our disk is to hold of them until they are committed."""
+
+    def on_durable(self, shard: Shard, index: int) -> None:
+        """Our own disk has everything up to `index`."""
 
 
 class Shard:
@@ -26,7 +43,10 @@ class Shard:
         "id",
         "kept",
         "log",
+        "refusal",
+        "replica",
         "swept_minute",
+        "write_refusal",
     )
 
     def __init__(
@@ -39,6 +59,8 @@ class Shard:
         time: Callable[[], float],
         latency: Histogram,
         kept_bytes_max: int,
+        is_covered: Callable[[], bool] = always_covered,
+        replica: Replica | None = None,
     ) -> None:
         self._time = time
         self._latency = latency
@@ -46,7 +68,10 @@ class Shard:
         self.head_key = layout.head_key(shard_id)
         self._store = store
         self.log = ShardLog(shard_id, head, epoch, now_ms)
-        self.gate: OutputGate[Output] = OutputGate(head.index)
+        self.gate: OutputGate[Output] = OutputGate(head.index, is_covered)
+        self.replica = replica  # where other stores have copies of it
+        self.refusal: RoostError | None = None  # why no call is taken now
+        self.write_refusal: RoostError | None = None  # why none is taken that may write
         self.swept_minute = 0  # dedup buckets below it are gone
         self.kept = Kept(kept_bytes_max)
         # What earlier processes kept, as of now: what this one adds is counted as it is added.
@@ -63,8 +88,14 @@ class Shard:
 
     def on_durable(self, index: int) -> None:
         """Everything up to `index` is on disk here; with one store that is committed (R1)."""
+        if self.replica is not None:
+            self.replica.on_durable(self, index)
+            return
         self.log.on_durable(index)
-        released = self.gate.on_committed(index)
+        self.leave(self.gate.on_committed(index))
+
+    def leave(self, released: list[Output]) -> None:
+        """The gate let these go."""
         if released:
             now = self._time()
             for output in released:

@@ -1,0 +1,55 @@
+"""Which shards this host runs.
+
+A node that is alone owns every shard and opens it when it is first needed. In a cluster the
+replicator opens shards and takes them away; a call for any other shard is refused, and its caller
+follows the owner by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from roost_node.core.log import Head
+from roost_node.host.shard import Shard
+from roost_node.storage import layout, records
+
+if TYPE_CHECKING:
+    from roost_node.host.host import Host
+
+
+class Ownership(Protocol):
+    """What the host asks."""
+
+    def open(self, shard_id: int, now_ms: int) -> Shard:
+        """The shard, which no call has needed before. Raises NotOwnerError where it is another's."""
+
+    def owned(self) -> Iterable[int]:
+        """Shards whose objects are listed here."""
+
+
+class Alone:
+    """One node, all shards."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def open(self, shard_id: int, now_ms: int) -> Shard:
+        """Every shard is ours."""
+        host = self._host
+        raw = host.store.get(layout.head_key(shard_id))
+        head = records.decode_head(raw) if raw is not None else Head()
+        return Shard(
+            shard_id,
+            host.store,
+            head,
+            max(1, head.epoch),
+            now_ms,
+            host.loop.time,
+            host.telemetry.call_us,
+            host.limits.kept_bytes_max,
+        )
+
+    def owned(self) -> Iterable[int]:
+        """All of them."""
+        return range(self._host.store.shards)
