@@ -71,7 +71,7 @@ class Copy:
 
     def now(self) -> tuple[Kept, dict[int, LogEntry], dict[bytes, bytes]]:
         kept = self.kept
-        if kept.installing:
+        if kept.marked:
             return Kept(kept.seen), {}, {}
         found = Kept(kept.seen, kept.shape, kept.hash, self.applied)
         return found, dict(self.entries), dict(self.state)
@@ -120,14 +120,14 @@ class Copy:
         kept = self.kept
         kept.seen = Epoch(kept.seen + 1)
         end = kept.shape.end + length
-        kept.installing = kept.seen
+        kept.marked = True
         kept.shape = Shape(((kept.seen, end),), end, end)
         kept.hash = b"%d/%d" % (kept.seen, end)
         self.write(wipe_ops(SHARD, kept))
         op = head_op(end, kept.seen)
         self.write([op])
         self.write([(state_key(b"x"), b"installed")])
-        kept.installing = Epoch(0)
+        kept.marked = False
         self.entries, self.applied = {}, end
         self.state = {op[0]: op[1], state_key(b"x"): b"installed"}
         self.write([fact_op(SHARD, kept)])
@@ -280,7 +280,7 @@ def test_an_entry_in_the_row_of_another_is_corrupt() -> None:
 
 def test_a_start_that_cannot_write_says_so() -> None:
     store = MemoryStore()
-    store.write(wipe_ops(SHARD, Kept(Epoch(1), installing=Epoch(1))))
+    store.write(wipe_ops(SHARD, Kept(Epoch(1), marked=True)))
     store.stalled = True
     with pytest.raises(StoreError, match="too busy"):
         ReplicaLog(store).load()

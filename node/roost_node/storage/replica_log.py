@@ -156,7 +156,7 @@ def trim_ops(shard: ShardId, base: int, kept: Kept) -> list[Op]:
     # From the old base, not from 0: what was deleted before need not be walked over again.
     return [
         DeleteRange(*layout.log_range(shard, shape.base + 1, base)),
-        _record(shard, kept, shape.trimmed(base), installing=bool(kept.installing)),
+        _record(shard, kept, shape.trimmed(base), installing=kept.marked),
     ]
 
 
@@ -170,7 +170,7 @@ def wipe_ops(shard: ShardId, kept: Kept) -> list[Op]:
 
 def fact_op(shard: ShardId, kept: Kept) -> Op:
     """What is known of a copy."""
-    return _record(shard, kept, kept.shape, installing=bool(kept.installing))
+    return _record(shard, kept, kept.shape, installing=kept.marked)
 
 
 def _record(shard: ShardId, kept: Kept, shape: Shape, *, installing: bool) -> Op:
