@@ -68,6 +68,14 @@ class SnapshotBegin(msgspec.Struct, frozen=True, tag=True):
     hash: bytes
 
 
+class SnapshotRows(msgspec.Struct, frozen=True, tag=True):
+    """Some of the state; the shells' matter, the cores never see it."""
+
+    shard: ShardId
+    epoch: Epoch
+    rows: tuple[tuple[bytes, bytes], ...]
+
+
 class SnapshotEnd(msgspec.Struct, frozen=True, tag=True):
     """That was all of it."""
 
@@ -76,6 +84,8 @@ class SnapshotEnd(msgspec.Struct, frozen=True, tag=True):
 
 
 ToFollower = Register | Heartbeat | Append | Fetch | SnapshotBegin | SnapshotEnd
+FromOwner = ToFollower | SnapshotRows
+"""What travels on a stream."""
 
 # -- follower to owner -------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Replication in action: the streams between nodes, around the cores in `core/replication`."""
