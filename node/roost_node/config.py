@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roost.adapters.settings import check_ranges, knob
+from roost.cluster.ids import SHARDS_DEFAULT, SHARDS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,22 @@ class NodeConfig:
     port: int = knob(7400, "port of the gRPC server; 0: any free one", "", 0, 65_535)
     advertise: str = knob(
         "", "host:port at which routers and clients reach this node; empty: as they found it"
+    )
+    etcd: str = knob(
+        "", "host:port of etcd, several with commas: be a node of a cluster; empty: be alone"
+    )
+    cluster: str = knob("default", "the cluster's name: its keys in etcd are below /roost/NAME")
+    zone: str = knob("", "what may fail together: copies of a shard go to different zones")
+    weight: int = knob(100, "share of the shards, relative to other nodes", "", 1, 10_000)
+    replicas: int = knob(
+        3, "copies of each shard; the node that creates the cluster decides", "copies", 1, 7
+    )
+    shards: int = knob(
+        SHARDS_DEFAULT,
+        "of a cluster that is created: a power of two, never changed",
+        "",
+        1,
+        SHARDS_MAX,
     )
     metrics_port: int = knob(
         -1, "port of /metrics on the same address; -1: none, 0: any", "", -1, 65_535

@@ -52,7 +52,7 @@ class Node:
     ) -> None:
         self._path = path
         self._classes = classes
-        self._on_fatal = on_fatal
+        self.on_fatal = on_fatal
         self._limits = limits or Limits()
         self._check_effects = check_effects
         self.clock = clock or ServerClock(time.time_ns, _boot_time_ns)
@@ -73,7 +73,7 @@ class Node:
                 self._classes,
                 self._tasks,
                 self.clock,
-                self._on_fatal,
+                self.on_fatal,
                 limits=self._limits,
                 telemetry=self.telemetry,
                 check_effects=self._check_effects,

@@ -17,9 +17,12 @@ import watchfiles
 
 from roost.adapters.serving import serve_metrics
 from roost.errors import RoostError
+from roost_node.cluster import Member, cluster_store
 from roost_node.config import NodeConfig
 from roost_node.host.loader import Application, LoadError
 from roost_node.node import Node
+from roost_node.ownership.etcd import EtcdCoordinator
+from roost_node.ownership.etcd_link import EtcdOptions
 from roost_node.server import Server
 
 if TYPE_CHECKING:
@@ -74,6 +77,12 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
+        coordinator = store = agreed = None
+        if config.etcd:
+            coordinator = EtcdCoordinator(
+                EtcdOptions(tuple(config.etcd.split(",")), prefix=f"/roost/{config.cluster}")
+            )
+            store, agreed = await cluster_store(coordinator, config)
         node = await stack.enter_async_context(
             Node(
                 config.data,
@@ -81,8 +90,14 @@ async def _serve(
                 _die,
                 limits=config.limits,
                 check_effects=config.check_effects,
+                store=store,
             )
         )
+        member: Member | None = None
+        if coordinator is not None and agreed is not None:
+            member = await stack.enter_async_context(
+                Member(node, coordinator, agreed, config.zone, config.weight)
+            )
         server = Server(
             node,
             config.host,
@@ -90,8 +105,12 @@ async def _serve(
             insecure=config.insecure,
             advertise=config.advertise,
         )
-        await server.start()
+        if member is not None:
+            server.serve_peers(member.peer_server)
+        await server.start(alone=member is None)
         stack.push_async_callback(server.stop)
+        if member is not None:
+            await member.join(server.advertised(), server.publish)
         if config.metrics_port >= 0:
             port, end = serve_metrics(config.host, config.metrics_port, node.telemetry)
             stack.callback(end)
@@ -110,6 +129,8 @@ async def _serve(
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+        if member is not None:
+            await member.leave(2 * config.limits.grace_s)
         await server.say_goodbye()
         await node.drain()
     log.info("stopped")

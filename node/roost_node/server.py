@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import typing
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 
 import grpc
 import grpc.aio
@@ -37,6 +37,7 @@ from roost.adapters.translate import (
     size_of,
 )
 from roost.cluster.ids import request_id as make_request_id
+from roost.cluster.shard_map import ShardMap, ShardRecord
 from roost.errors import InvalidArgumentError, RoostError
 from roost.v1 import (
     admin_pb2,
@@ -62,6 +63,7 @@ from roost.wire.messages import (
 from roost_node.host import catalog
 from roost_node.host.call import ActiveCall, Cancelled, Waiter
 from roost_node.node import Node
+from roost_node.replication.peer_server import PeerServer
 
 log = logging.getLogger(__name__)
 
@@ -445,11 +447,19 @@ class Server:
         )
         self.port = 0
 
-    async def start(self) -> None:
-        """Listen. Raises RoostError when the address cannot be had."""
+    def serve_peers(self, peers: PeerServer) -> None:
+        """Other nodes' streams come in here, too; before `start`."""
+        peers.add_to(self._server)
+
+    def publish(self, shards: ShardMap, changed: Iterable[ShardRecord]) -> None:
+        """Tell all that watch who owns what now."""
+        self._map.publish(shards, changed)
+
+    async def start(self, *, alone: bool = True) -> None:
+        """Listen. Raises RoostError when the address cannot be had. `alone`: all shards are ours."""
         self.port = listen(self._server, self._host, self._port)
-        shards = self._node.shard_map(self._advertised())
-        self._map.publish(shards, ())
+        if alone:
+            self._map.publish(self._node.shard_map(self.advertised()), ())
         await self._server.start()
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -458,7 +468,7 @@ class Server:
             lambda: len(self._objects.sessions),
         )
 
-    def _advertised(self) -> str:
+    def advertised(self) -> str:
         """Where others reach this node; empty: where they found it."""
         anywhere = self._host in ("0.0.0.0", "::", "[::]")
         return self._advertise or ("" if anywhere else f"{self._host}:{self.port}")

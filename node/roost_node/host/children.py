@@ -12,16 +12,16 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from roost.cluster.ids import check_key, child_request_id
 from roost.context import current_call
 from roost.errors import DeadlineExceededError, OverloadedError, StaleCallError
 from roost.stub import Stub
 from roost.wire.codec import encode_arguments
-from roost.wire.messages import Call, Item, Link, Reply, Skip, ToClient
+from roost.wire.messages import Call, Item, Link, Reply, Skip, Status, ToClient
 from roost.wire.status import to_error
-from roost_node.host.call import ActiveCall, Cancelled, Output, Waiter
+from roost_node.host.call import ActiveCall, Cancelled, Output, Sink, Waiter
 
 if TYPE_CHECKING:
     from roost_node.host.host import Host
@@ -32,12 +32,29 @@ RETRY_S_MAX = 0.5
 CREDIT = 64
 
 
+class Elsewhere(Protocol):
+    """The way to objects of other nodes."""
+
+    async def send(self, call: Call, sink: Sink) -> int:
+        """Send a call; its answers go to `sink`. The number by which to speak of it."""
+
+    def cancel(self, number: int) -> None:
+        """Nobody waits for that call any more."""
+
+    def add_credit(self, number: int, items: int) -> None:
+        """The reader of that stream has room."""
+
+    def skip(self, skip: Skip) -> None:
+        """That call of the stub was given up."""
+
+
 class Children:
     """Carries the calls that objects of this host make (a `roost.stub.Caller`)."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._ids = 0
+        self.elsewhere: Elsewhere | None = None  # a node alone has all objects
 
     async def invoke(
         self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -54,7 +71,10 @@ class Children:
             await self._may_leave(parent)
             reply = await self._send(parent, call, stub)
         except asyncio.CancelledError:
-            self._host.skip(Skip(call.class_name, call.key, call.stub_id, call.sequence))
+            skip = Skip(call.class_name, call.key, call.stub_id, call.sequence)
+            self._host.skip(skip)
+            if self.elsewhere is not None:
+                self.elsewhere.skip(skip)
             raise
         finally:
             order.end(call.sequence)
@@ -88,6 +108,8 @@ class Children:
                 if waiter.active is not None:
                     host.cancel(waiter.active, waiter, attempt.id, Cancelled.CALLER)
                 raise
+            if reply.status == Status.NOT_OWNER and self.elsewhere is not None:
+                reply = await self._send_elsewhere(attempt, self.elsewhere)
             if reply.status == 0:
                 return reply
             error = to_error(reply.status, reply.error)
@@ -104,6 +126,15 @@ class Children:
             await asyncio.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, RETRY_S_MAX)
 
+    async def _send_elsewhere(self, attempt: Call, elsewhere: Elsewhere) -> Reply:
+        waiter = Waiter(self._host.loop)
+        number = await elsewhere.send(attempt, waiter)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            elsewhere.cancel(number)
+            raise
+
     async def stream(
         self, stub: Stub, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncIterator[Any]:
@@ -116,7 +147,8 @@ class Children:
         call.id = self._ids
         inbox = _Inbox(self._host.loop)
         inbox.active = self._host.submit(call, inbox)
-        taken = 0
+        taken = away = 0
+        elsewhere = self.elsewhere
         spec = stub._spec or self._host.classes.get(call.class_name)
         try:
             while True:
@@ -124,24 +156,33 @@ class Children:
                 if isinstance(message, Item):
                     yield _decode(spec, method, message.payload)
                     taken += 1
-                    if taken == CREDIT // 2 and inbox.active is not None:
-                        self._host.add_credit(inbox.active, taken)
+                    if taken == CREDIT // 2:
+                        if away and elsewhere is not None:
+                            elsewhere.add_credit(away, taken)
+                        elif inbox.active is not None:
+                            self._host.add_credit(inbox.active, taken)
                         taken = 0
                     continue
                 assert isinstance(message, Reply)
                 inbox.active = None
+                if message.status == Status.NOT_OWNER and elsewhere is not None and not away:
+                    away = await elsewhere.send(call, inbox)
+                    continue
+                away = 0
                 if message.status:
                     raise to_error(message.status, message.error)
                 return
         finally:
             if inbox.active is not None:
                 self._host.cancel(inbox.active, inbox, call.id, Cancelled.CALLER)
+            if away and elsewhere is not None:
+                elsewhere.cancel(away)
 
     async def _may_leave(self, parent: ActiveCall) -> None:
         """Wait until what the parent could have seen is committed."""
         activation = parent.activation
         shard = activation.shard
-        if activation.last_index <= shard.log.committed:
+        if shard.replica is None and activation.last_index <= shard.log.committed:
             return  # with cover, which one store always has (R3)
         waiter = self._host.loop.create_future()
         shard.release(activation.last_index, Output(None, None, None, waiter), own_entry=False)

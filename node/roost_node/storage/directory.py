@@ -65,6 +65,7 @@ class Directory:
         *,
         shards: int = SHARDS_DEFAULT,
         cluster_id: str | None = None,
+        seed: bytes | None = None,
         create: bool = True,
     ) -> Directory:
         """Lock the directory and read who it is; create it where there is none, if `create`.
@@ -96,7 +97,7 @@ class Directory:
             identity = Identity(
                 secrets.token_hex(16),
                 cluster_id or secrets.token_hex(16),
-                secrets.token_bytes(16),
+                seed if seed is not None else secrets.token_bytes(16),
                 shards,
             )
             return cls(path, lock, identity, created=True)

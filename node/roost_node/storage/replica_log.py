@@ -126,6 +126,11 @@ class ReplicaLog:
             found.append(entry)
         return found
 
+    def head(self, shard: ShardId) -> Head:
+        """Where the shard's state stands."""
+        raw = self._store.get(layout.head_key(shard))
+        return records.decode_head(raw) if raw is not None else Head()
+
     def snapshot(self, shard: ShardId) -> Iterator[Page]:
         """All rows of a shard's state, its head among them, as of this call, page by page.
 

@@ -73,11 +73,14 @@ class RocksStore:
         *,
         shards: int = SHARDS_DEFAULT,
         cluster_id: str | None = None,
+        seed: bytes | None = None,
         memtable_bytes: int = MEMTABLE_BYTES,
         create: bool = True,
     ) -> RocksStore:
         """Open the store in `path`, or create it there. Raises StoreError, CorruptionError."""
-        directory = Directory.open(path, shards=shards, cluster_id=cluster_id, create=create)
+        directory = Directory.open(
+            path, shards=shards, cluster_id=cluster_id, seed=seed, create=create
+        )
         try:
             if not directory.created:
                 return cls(directory, *_reopen(path, memtable_bytes))

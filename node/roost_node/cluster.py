@@ -1,0 +1,296 @@
+"""A node's part in a cluster: builds session, streams, replication and controller around its host."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from roost import __version__
+from roost.cluster.ids import HASH_NAME, ShardId
+from roost.cluster.shard_map import Shape, ShardMap
+from roost.cluster.shard_map import ShardRecord as Owned
+from roost.errors import StoreError
+from roost_node.config import NodeConfig
+from roost_node.core.record import NO_SESSION, ClusterConfig, Map, SessionId, SessionInfo, StoreId
+from roost_node.core.replication.replicas import Replicas
+from roost_node.core.session import Confirmed, Doubted, Lost, Registered
+from roost_node.node import Node
+from roost_node.ownership.controller import Controller
+from roost_node.ownership.coordinator import (
+    Coordinator,
+    CoordinatorDownError,
+    ForeignClusterError,
+    UnansweredError,
+)
+from roost_node.ownership.session import SessionLoop
+from roost_node.replication.neighbours import Neighbours
+from roost_node.replication.peer_server import PeerServer
+from roost_node.replication.peers import Peers
+from roost_node.replication.records import Records
+from roost_node.replication.replicator import Replicator
+from roost_node.storage.directory import MARK
+from roost_node.storage.replica_log import ReplicaLog
+from roost_node.storage.rocks import RocksStore
+
+log = logging.getLogger(__name__)
+
+SESSION_TTL_S = 3
+REPORT_EVERY_S = 0.5
+SUSPEND_MS = 100
+"""A difference between CLOCK_BOOTTIME and CLOCK_MONOTONIC that means: the machine slept (P3)."""
+
+Publish = Callable[[ShardMap, list[Owned]], None]
+
+
+def boot_ms() -> int:
+    """CLOCK_BOOTTIME: goes on while the machine sleeps, and is never set."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _slept_ms() -> int:
+    return boot_ms() - time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000
+
+
+async def cluster_store(
+    coordinator: Coordinator, config: NodeConfig
+) -> tuple[RocksStore, ClusterConfig]:
+    """Open this node's store, or create it by the cluster's rules; create the cluster if it is new.
+
+    A directory that is there already and begins a cluster gives it its own rules. Raises StoreError
+    when directory and cluster do not belong together.
+    """
+    found = None
+    if (config.data / MARK).exists():
+        found = RocksStore.open(config.data, create=False)
+    proposed = ClusterConfig(
+        found.cluster_id if found is not None else secrets.token_hex(16),
+        found.shards if found is not None else config.shards,
+        found.seed if found is not None else secrets.token_bytes(16),
+        HASH_NAME,
+        replicas=config.replicas,
+        min_in_sync=max(1, config.replicas - 1),
+    )
+    try:
+        try:
+            agreed = await _until_answered(coordinator, proposed)
+        except ForeignClusterError:
+            if found is not None:
+                raise
+            agreed = (await coordinator.read()).config  # a new store takes the cluster's rules
+        if found is None:
+            found = RocksStore.open(
+                config.data,
+                shards=agreed.shards,
+                cluster_id=agreed.cluster_id,
+                seed=agreed.seed,
+            )
+        if found.cluster_id != agreed.cluster_id:
+            raise StoreError(
+                f"{config.data} belongs to cluster {found.cluster_id}, etcd holds cluster "
+                f"{agreed.cluster_id}: give this cluster's directory, an empty one, or another --cluster"
+            )
+    except BaseException:
+        if found is not None:
+            found.close()
+        raise
+    return found, agreed
+
+
+async def _until_answered(coordinator: Coordinator, proposed: ClusterConfig) -> ClusterConfig:
+    while True:
+        try:
+            return await coordinator.create(proposed)
+        except (CoordinatorDownError, UnansweredError) as error:
+            log.warning("etcd does not answer yet", extra={"error": error.message})
+            await asyncio.sleep(1.0)
+
+
+class Member:
+    """`async with Member(node, ...)`: between `peer_server` and `join` the gRPC server is started."""
+
+    def __init__(
+        self, node: Node, coordinator: Coordinator, config: ClusterConfig, zone: str, weight: int
+    ) -> None:
+        self._node = node
+        self._coordinator = coordinator
+        self._config = config
+        self._zone = zone
+        self._weight = weight
+        self._tasks = asyncio.TaskGroup()
+        self._running: list[asyncio.Task[None]] = []
+        self._campaign: asyncio.Task[None] | None = None
+        self._session: SessionLoop | None = None
+        self._stopping = False
+        self._slept_ms = _slept_ms()
+        self._random = random.Random()
+
+    async def __aenter__(self) -> Member:
+        await self._tasks.__aenter__()
+        node = self._node
+        store, host = node.store, node.host
+        me = StoreId(store.store_id)
+        replica_log = ReplicaLog(store)
+        self.replicas = Replicas(
+            me, replica_log.load(), boot_ms(), min_in_sync=self._config.min_in_sync
+        )
+        self._records = Records(self._coordinator, self._tasks, boot_ms)
+        self.replicator = Replicator(
+            host,
+            store,
+            self.replicas,
+            replica_log,
+            self._records,
+            self._tasks,
+            boot_ms,
+            node.on_fatal,
+        )
+        self._peers = Peers(
+            me,
+            self._config.cluster_id,
+            self._config.generation,
+            self.replicator,
+            self._tasks,
+            self._random,
+        )
+        self.replicator.peers = self._peers
+        self._records.listener = self
+        host.ownership = self.replicator
+        self._neighbours = Neighbours(self._addresses)
+        host.children.elsewhere = self._neighbours
+        self.peer_server = PeerServer(self._peers)
+        self._controller = Controller(self._coordinator, boot_ms)
+        self._map = ShardMap(Shape(store.cluster_id, HASH_NAME, store.seed, store.shards))
+        return self
+
+    async def join(self, address: str, publish: Publish) -> None:
+        """Register: from here on this node may own shards. `address`: where others reach it."""
+        self._publish = publish
+        me = StoreId(self._node.store.store_id)
+        self._address = address
+        info = SessionInfo(
+            me, NO_SESSION, address, zone=self._zone, weight=self._weight, build=__version__
+        )
+        self._session = SessionLoop(
+            self._coordinator, info, SESSION_TTL_S, self._on_session, boot_ms, self._random.random
+        )
+        create = self._tasks.create_task
+        self._running = [
+            create(self._session.run()),
+            create(self._records.run()),
+            create(self._records.watch()),
+            create(self.replicator.run()),
+            create(self._report()),
+        ]
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in (*self._running, *([self._campaign] if self._campaign else [])):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._neighbours.close()
+        await self._peers.close()
+        self.replicator.close()
+        if self._session is not None:
+            await self._session.close()
+        await self._tasks.__aexit__(None, None, None)
+        await self._coordinator.close()
+
+    async def leave(self, within_s: float) -> None:
+        """SIGTERM: hand all shards to others, as far as there are others and time."""
+        self._stopping = True
+        self._say()
+        end = asyncio.get_running_loop().time() + within_s
+        while self.replicator.shards() and asyncio.get_running_loop().time() < end:
+            if not any(
+                store != self.replicas.me and not (info.stopping or info.draining)
+                for store, info in self.replicas.sessions.items()
+            ):
+                return  # nobody is there to take them
+            await asyncio.sleep(0.02)
+
+    # -- events ----------------------------------------------------------------------------
+
+    def _on_session(self, event: Registered | Doubted | Confirmed | Lost) -> None:
+        if isinstance(event, Registered):
+            self.replicator.on_session(event.session)
+            self._campaign = self._tasks.create_task(self._controller.run(event.session))
+        elif isinstance(event, Lost):
+            if self._campaign is not None:
+                self._campaign.cancel()
+            self.replicator.on_session_lost()
+
+    def on_map(self, found: Map, begun_ms: int, as_of: SessionId) -> None:
+        """A read of everything (`Records`)."""
+        assert self._session is not None, "maps are read by a member that has joined"
+        self._session.see(found.sessions, as_of)
+        self.replicator.on_map(found, begun_ms)
+        self._controller.wake()
+        news = [
+            Owned(
+                shard,
+                versioned.record.epoch,
+                versioned.record.owner,
+                info.address,
+                versioned.record.in_sync,
+                change=versioned.revision,
+            )
+            for shard, versioned in found.shards.items()
+            if (info := found.sessions.get(versioned.record.owner)) is not None
+            and info.session == versioned.record.session
+        ]
+        changed = self._map.merge(news)
+        if changed:
+            self._publish(self._map, changed)
+
+    def on_change_answered(
+        self, shard: ShardId, token: int, succeeded: bool | None, revision: int
+    ) -> None:
+        """The answer to a change of a record (`Records`)."""
+        self.replicator.on_change_answered(shard, token, succeeded, revision)
+
+    def session_now(self) -> SessionId:
+        """Under which session a read is begun (`Records`)."""
+        return self.replicas.session
+
+    def map(self) -> ShardMap:
+        """Who owns what, as far as this node knows."""
+        return self._map
+
+    def _addresses(self) -> list[str]:
+        """Of the nodes that live, this one among them."""
+        return sorted(info.address for info in self.replicas.sessions.values())
+
+    def _say(self) -> None:
+        if self._session is not None:
+            now_ms = boot_ms()
+            self._session.say(
+                draining=False,
+                stopping=self._stopping,
+                unreachable=self.replicas.unreachable(now_ms),
+                stuck_on=self.replicas.stuck_on(now_ms),
+            )
+
+    async def _report(self) -> None:
+        """Tell the others whom we cannot reach (F2), and find out whether the machine slept (P3)."""
+        said: object = None
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            slept_ms = _slept_ms()
+            if abs(slept_ms - self._slept_ms) > SUSPEND_MS:
+                log.warning("the machine slept", extra={"ms": slept_ms - self._slept_ms})
+                self.replicas.on_suspended()
+            self._slept_ms = slept_ms
+            now_ms = boot_ms()
+            news = (self.replicas.unreachable(now_ms), self.replicas.stuck_on(now_ms))
+            if news != said and (said is not None or any(news)):
+                self._say()
+            said = news

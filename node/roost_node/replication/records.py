@@ -1,0 +1,106 @@
+"""Reading and changing the coordination store's records, for the replicator.
+
+Reads are of everything, one at a time, and shared: whoever wants news gets the next read that begins
+after it asked. Hints of the store (O3) and a timer ask as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from roost.cluster.ids import ShardId
+from roost_node.core.record import Map, SessionId, Transaction
+from roost_node.ownership.coordinator import (
+    Coordinator,
+    CoordinatorDownError,
+    CoordinatorRefusedError,
+    UnansweredError,
+)
+
+log = logging.getLogger(__name__)
+
+READ_EVERY_S = 0.5  # also keeps "answered within the last second" true (O6)
+RETRY_S = 0.1
+
+
+class Listener(Protocol):
+    """The node's part in the cluster."""
+
+    def on_map(self, found: Map, begun_ms: int, as_of: SessionId) -> None:
+        """A read that was begun under that session."""
+
+    def session_now(self) -> SessionId:
+        """Our session."""
+
+    def on_change_answered(
+        self, shard: ShardId, token: int, succeeded: bool | None, revision: int
+    ) -> None:
+        """An answer, or none."""
+
+
+class Records:
+    """One node's dealings with the records."""
+
+    def __init__(
+        self, coordinator: Coordinator, tasks: asyncio.TaskGroup, now_ms: Callable[[], int]
+    ) -> None:
+        self._coordinator = coordinator
+        self._tasks = tasks
+        self._now_ms = now_ms
+        self._wanted = asyncio.Event()
+        self._begun = 0  # reads
+        self.finished = 0
+        self.map: Map | None = None
+        self.listener: Listener
+
+    def read_soon(self) -> int:
+        """Ask for a read that begins from now on; its number, for `finished`."""
+        self._wanted.set()
+        return self._begun + 1
+
+    def change(self, shard: ShardId, token: int, transaction: Transaction) -> None:
+        """Carry a change out and report its answer."""
+        self._tasks.create_task(self._change(shard, token, transaction))
+
+    async def _change(self, shard: ShardId, token: int, transaction: Transaction) -> None:
+        succeeded: bool | None = None
+        revision = 0
+        try:
+            applied = await self._coordinator.apply(transaction)
+            succeeded, revision = applied.succeeded, applied.revision
+        except UnansweredError:
+            pass  # O2
+        except (CoordinatorDownError, CoordinatorRefusedError) as error:
+            succeeded = False  # certainly not carried out
+            log.info("record not changed", extra={"shard": shard, "error": error.message})
+        self.listener.on_change_answered(shard, token, succeeded, revision)
+
+    async def run(self) -> None:
+        """Read when asked, hinted, or a while has passed."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_EVERY_S):
+                    await self._wanted.wait()
+            self._wanted.clear()
+            self._begun += 1
+            number, begun_ms = self._begun, self._now_ms()
+            as_of = self.listener.session_now()
+            try:
+                found = await self._coordinator.read()
+            except (CoordinatorDownError, CoordinatorRefusedError) as error:
+                log.info("map not read", extra={"error": error.message})
+                self._wanted.set()
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.finished = number
+            self.map = found
+            self.listener.on_map(found, begun_ms, as_of)
+
+    async def watch(self) -> None:
+        """Hints: something has changed (O3)."""
+        async for _ in self._coordinator.changes(self.map.revision if self.map else 0):
+            self.read_soon()

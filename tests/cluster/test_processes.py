@@ -1,0 +1,175 @@
+"""Real nodes, real etcd, real faults: no client sees an error, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import roost
+from cluster.app import Counter
+from cluster.processes import Processes, running_cluster
+
+KEYS = 24
+UP_S = 60
+TIMEOUT_S = 60.0  # of a call: faults are to show as pauses, not as errors
+
+
+class Load:
+    """Each caller increments its own counter, one call after another, and checks each answer."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * KEYS
+        self.wrong: list[str] = []
+        self.pause_s = 0.0
+        self._done = False
+
+    async def _caller(self, cluster: roost.Cluster, number: int) -> None:
+        counter = cluster.object(Counter, f"key-{number}")
+        while not self._done:
+            started = time.monotonic()
+            try:
+                value = await counter.increment()
+            except roost.RoostError as error:
+                self.wrong.append(f"key-{number}: {error!r}")
+                return
+            self.pause_s = max(self.pause_s, time.monotonic() - started)
+            if value != self.counts[number] + 1:
+                self.wrong.append(f"key-{number}: {value} after {self.counts[number]}")
+            self.counts[number] = value
+
+    @contextlib.asynccontextmanager
+    async def on(self, cluster: roost.Cluster) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(KEYS):
+                tasks.create_task(self._caller(cluster, number))
+            await self.moves_on()
+            yield
+            await self.moves_on()
+            self._done = True
+        for number in range(KEYS):
+            value = await cluster.object(Counter, f"key-{number}").get()
+            if value != self.counts[number]:
+                self.wrong.append(f"key-{number}: {value}, acknowledged {self.counts[number]}")
+        assert not self.wrong, self.wrong[:5]
+
+    async def moves_on(self) -> None:
+        """Every caller is answered anew."""
+        before = list(self.counts)
+        async with asyncio.timeout(UP_S):
+            while not self.wrong and any(
+                now < was + 3 for now, was in zip(self.counts, before, strict=True)
+            ):
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    processes: Processes, *names: str, direct: bool = False
+) -> AsyncIterator[roost.Cluster]:
+    end = time.monotonic() + UP_S
+    while True:
+        try:
+            async with roost.connect(
+                *map(processes.address, names), timeout=TIMEOUT_S, direct=direct
+            ) as cluster:
+                yield cluster
+                return
+        except roost.UnavailableError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.1)
+
+
+def play(folder: Path, story: Callable[[Processes, roost.Cluster, Load], Awaitable[None]]) -> None:
+    """Three nodes and a router, callers at work, and a story of faults."""
+    with running_cluster(folder, "a", "b", "c") as processes:
+        processes.start_router("router", "a", "b", "c")
+
+        async def run() -> None:
+            load = Load()
+            async with connected(processes, "router") as cluster, load.on(cluster):
+                await story(processes, cluster, load)
+
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            for name in ("a", "b", "c", "router"):
+                error.add_note(f"-- {name}\n{processes.log(name)[-3000:]}")
+            raise
+
+
+def test_a_node_is_killed_and_comes_back(tmp_path: Path) -> None:
+    async def story(processes: Processes, cluster: roost.Cluster, load: Load) -> None:
+        for victim in ("b", "a"):
+            processes.end(victim, signal.SIGKILL)
+            await load.moves_on()
+            processes.start_node(victim)
+            await load.moves_on()
+            await in_sync_again(processes, victim)
+
+    play(tmp_path, story)
+
+
+def test_nodes_are_stopped_one_after_another(tmp_path: Path) -> None:
+    async def story(processes: Processes, cluster: roost.Cluster, load: Load) -> None:
+        for node in ("a", "b", "c"):
+            ended = await asyncio.to_thread(processes.end, node, signal.SIGTERM)
+            assert ended == 0
+            processes.start_node(node)
+            await load.moves_on()
+            await in_sync_again(processes, node)
+
+    play(tmp_path, story)
+
+
+def test_a_fourth_node_joins_and_a_frozen_one_thaws(tmp_path: Path) -> None:
+    async def story(processes: Processes, cluster: roost.Cluster, load: Load) -> None:
+        processes.start_node("d")
+        await until(lambda: "own shard" in processes.log("d"))
+        await load.moves_on()
+        processes.signal("a", signal.SIGSTOP)
+        await load.moves_on()
+        processes.signal("a", signal.SIGCONT)
+        await load.moves_on()
+
+    play(tmp_path, story)
+
+
+def test_everything_goes_on_while_etcd_is_down(tmp_path: Path) -> None:
+    async def story(processes: Processes, cluster: roost.Cluster, load: Load) -> None:
+        processes.etcd.kill()
+        end = time.monotonic() + 8  # longer than any lease
+        while time.monotonic() < end:
+            await load.moves_on()
+        processes.etcd.start()
+        await load.moves_on()
+
+    play(tmp_path, story)
+
+
+def test_objects_call_objects_of_other_nodes(tmp_path: Path) -> None:
+    async def story(processes: Processes, cluster: roost.Cluster, load: Load) -> None:
+        for number in range(16):
+            sender = cluster.object(Counter, f"from-{number}")
+            assert await sender.forward(f"to-{number}") == 1
+            assert await sender.read_steps(f"of-{number}", 300) == sum(range(300))
+            assert await cluster.object(Counter, f"to-{number}").get() == 1
+
+    play(tmp_path, story)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(UP_S):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def in_sync_again(processes: Processes, node: str) -> None:
+    """The node follows or owns again, or the next fault would be the second at a time."""
+    before = processes.log(node).count("session registered")
+    await until(lambda: processes.log(node).count("session registered") >= max(1, before))
+    await asyncio.sleep(4)
