@@ -97,11 +97,11 @@ def test_too_many_open_bytes(run: Run) -> None:
             return len(data)
 
     async def scenario(cluster: Cluster) -> None:
-        held = asyncio.ensure_future(cluster.object(Slow, "a").take(b"x" * 900_000, 0.6))
+        held = asyncio.ensure_future(cluster.object(Slow, "a").take(b"x" * 900_000, 2.0))
         while not (await cluster.status()).calls_running:
             await asyncio.sleep(0.01)
         with pytest.raises(roost.OverloadedError, match="bytes, at most 1048576") as caught:
-            await roost.options(cluster.object(Slow, "b"), timeout=0.1).take(b"x" * 900_000, 0)
+            await roost.options(cluster.object(Slow, "b"), timeout=0.8).take(b"x" * 900_000, 0)
         assert caught.value.took_effect == "no"
         assert await cluster.object(Slow, "c").take(b"small", 0) == 5
         assert await held == 900_000
