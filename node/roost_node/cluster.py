@@ -163,7 +163,7 @@ class Member:
         self._neighbours = Neighbours(self._addresses)
         host.children.elsewhere = self._neighbours
         self.peer_server = PeerServer(self._peers)
-        self._controller = Controller(self._coordinator, boot_ms)
+        self._controller = Controller(self._coordinator, boot_ms, self._config.generation)
         self._map = ShardMap(Shape(store.cluster_id, HASH_NAME, store.seed, store.shards))
         return self
 
@@ -233,7 +233,6 @@ class Member:
         assert self._session is not None, "maps are read by a member that has joined"
         self._session.see(found.sessions, as_of)
         self.replicator.on_map(found, begun_ms)
-        self._controller.wake()
         news = [
             Owned(
                 shard,

@@ -10,7 +10,7 @@ import msgspec
 from roost.cluster.ids import ShardId
 from roost_node.core.placement.plan import Situation, plan
 from roost_node.core.placement.rehearsal import Watch, carry_out, simulate_to_rest
-from roost_node.core.placement.roster import GRACE_MS, Roster
+from roost_node.core.placement.roster import GRACE_MS, Roster, named_in
 from roost_node.core.placement.starts import Budgets
 from roost_node.core.placement.wish import Change
 from roost_node.core.record import (
@@ -78,12 +78,7 @@ class Town:
 
     @property
     def situation(self) -> Situation:
-        named = {
-            s for v in self.map.shards.values() for s in (*v.record.in_sync, *v.record.learners)
-        }
-        named |= {v.record.owner for v in self.map.shards.values()}
-        named |= {s for wish in self.map.wishes.values() for s in (wish.owner, *wish.replicas)}
-        self._roster.on_map(self.map.sessions, named, self.now_ms)
+        self._roster.on_map(self.map.sessions, named_in(self.map), self.now_ms)
         return Situation(self.map, self._roster.places(self.now_ms))
 
     def plan(self) -> tuple[Change, ...]:

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from roost.cluster.ids import ShardId
+from roost_node.core.placement.deposing import cut_off_count, whom_to_depose
 from roost_node.core.record import (
     NO_SESSION,
     ClusterConfig,
@@ -37,7 +38,6 @@ from roost_node.core.record import (
 )
 from roost_node.core.registry import Registry
 from roost_node.core.replication import effects
-from roost_node.core.replication.deposing import cut_off_count, whom_to_depose
 from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.follower import Kept
 from roost_node.core.replication.messages import (

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from planning.town import WIDE, Town
 from roost.cluster.ids import ShardId
+from roost_node.core.placement.allowance import Allowance
 from roost_node.core.placement.balance import even_out, misfit
+from roost_node.core.placement.bundles import bundled
 from roost_node.core.placement.preview import Load, preview
 from roost_node.core.placement.ring import Spot
 from roost_node.core.placement.roster import GRACE_MS, Place, Roster, Standing
@@ -24,8 +26,10 @@ from roost_node.core.placement.wish import (
     next_step,
 )
 from roost_node.core.record import (
+    OPERATIONS_MAX,
     ClusterConfig,
     Epoch,
+    Guard,
     How,
     Map,
     SessionId,
@@ -35,6 +39,7 @@ from roost_node.core.record import (
     Versioned,
     Wish,
 )
+from roost_node.core.timeline import Timeline
 
 A, B, C, D = (StoreId(name) for name in "abcd")
 READY = {A, B, C, D}
@@ -267,3 +272,48 @@ def test_the_most_urgent_begins_first() -> None:
         (1, Why.HANDOFF, True),
         (0, Why.BALANCE, False),
     ]
+
+
+# --- what a controller carries out
+
+
+def test_changes_go_together_as_many_as_a_transaction_takes_and_in_their_order() -> None:
+    town = Town(shards=512)
+    town.join_many(3)
+    town.rest()
+    town.die("s00")
+    leader = Guard(StoreId("s01"), town.map.sessions[StoreId("s01")].session, alive=True)
+    changes = town.plan()
+    assert len(changes) > 128
+    bundles = bundled(changes, town.map, leader)
+    assert len(bundles) == 2
+    assert [c for bundle in bundles for c in bundle.changes] == list(changes)
+    for bundle in bundles:
+        wanted = bundle.transaction
+        assert wanted.operations <= OPERATIONS_MAX
+        assert leader in wanted.guards
+        assert len(wanted.guards) == len(set(wanted.guards)) == 3
+        assert [swap.shard for swap in wanted.swaps] == [c.shard for c in bundle.changes]
+    apart = bundles[0].apart(town.map, leader)
+    assert [bundle.changes for bundle in apart] == [(c,) for c in bundles[0].changes]
+
+
+def test_bytes_are_allowed_again_as_time_passes_and_debts_are_waited_off() -> None:
+    allowance = Allowance(1000, now_ms=0)
+    assert allowance.left(5000) == 1000, "no more than a second's"
+    allowance.take(2500)
+    assert allowance.left(5000) == -1500
+    assert allowance.left(6500) == 0
+    assert allowance.left(6600) == 100
+
+
+def test_a_store_that_went_back_is_believed_again_from_a_higher_generation_on() -> None:
+    timeline = Timeline(generation=3)
+    assert timeline.is_forward(3, 100)
+    assert timeline.is_forward(3, 100)
+    assert not timeline.is_forward(3, 99)
+    assert not timeline.is_forward(3, 500), "it grows past what was seen, and is another history"
+    assert not timeline.is_forward(2, 600)
+    assert timeline.is_forward(4, 7)
+    timeline.on_restored()
+    assert not timeline.is_forward(4, 8)

@@ -1,8 +1,10 @@
 """Who takes over the shards of a session that is gone (F1).
 
 At once, whatever grace the store has: a failover copies nothing. Only a live member of the in-sync set may
-be promoted, so where there is none the shard waits (M8). Among several the shard's preference counts, as
-long as no survivor gets more than its fair share: the load of the dead falls on all of them evenly.
+be promoted, so where there is none the shard waits (M8). Among several those come first that are cut off from
+the fewest others: a node that only reaches the coordination store could not serve what it got, and would be
+deposed next (F2). Then the shard's preference counts, as long as no survivor gets more than its fair share:
+the load of the dead falls on all of them evenly.
 
 The store of the old owner may be there again, with a new session. It is promoted only where the in-sync set
 would be too small without it: the others need not wait for a restart's sake (P5), but to leave it out costs
@@ -16,6 +18,7 @@ from collections.abc import Mapping
 
 from roost.cluster.ids import ShardId
 from roost_node.core.placement.balance import even_out
+from roost_node.core.placement.deposing import cut_off_count
 from roost_node.core.placement.ring import Ring, Spot
 from roost_node.core.placement.roster import Place, Standing
 from roost_node.core.placement.shares import owner_shares
@@ -35,6 +38,7 @@ def promotions(map_: Map, places: Mapping[StoreId, Place], ring: Ring) -> tuple[
             able[shard] = candidates
     if not able:
         return ()
+    able = _best_connected(able, map_)
     stores = sorted({*owners, *(store for stores in able.values() for store in stores)})
     shares = owner_shares(
         [Spot(store, "", max(1, places[store].weight)) for store in stores],
@@ -61,6 +65,18 @@ def promotions(map_: Map, places: Mapping[StoreId, Place], ring: Ring) -> tuple[
 
     even_out(owners, shares, pick, shift)
     return tuple(Promote(shard, store) for shard, store in chosen.items())
+
+
+def _best_connected(
+    able: Mapping[ShardId, tuple[StoreId, ...]], map_: Map
+) -> dict[ShardId, tuple[StoreId, ...]]:
+    """Of each shard's candidates, those that are cut off from the fewest nodes."""
+    cut_off = {store: cut_off_count(map_.sessions, store) for store in map_.sessions}
+    fewest = {shard: min(cut_off[s] for s in stores) for shard, stores in able.items()}
+    return {
+        shard: tuple(store for store in stores if cut_off[store] == fewest[shard])
+        for shard, stores in able.items()
+    }
 
 
 def _candidates(

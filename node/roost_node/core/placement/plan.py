@@ -32,7 +32,7 @@ from roost_node.core.placement.roster import Place, Standing
 from roost_node.core.placement.seats import Seats
 from roost_node.core.placement.shares import Share, copy_shares, owner_shares
 from roost_node.core.placement.starts import Budgets, Goal, begin
-from roost_node.core.placement.wish import Change, Create
+from roost_node.core.placement.wish import Change, Create, Promote
 from roost_node.core.record import Map, ShardRecord, StoreId
 
 MEMBERS = (Standing.LIVE, Standing.STOPPING, Standing.AWAY)
@@ -51,9 +51,9 @@ class Situation(msgspec.Struct, frozen=True):
 def plan(situation: Situation, budgets: Budgets) -> tuple[Change, ...]:
     """The changes to make now, the most urgent first. Failovers come alone: shards wait for them."""
     map_, places = situation.map, situation.places
-    failovers = promotions(map_, places, ring_of(spots_of(places, MEMBERS)))
-    if failovers:
-        return failovers
+    urgent = failovers(situation)
+    if urgent:
+        return urgent
     goals = goals_of(situation, budgets)
     creates = tuple(
         Create(shard, goal.owner, tuple(s for s in goal.replicas if _is_live(places, s)))
@@ -62,6 +62,12 @@ def plan(situation: Situation, budgets: Budgets) -> tuple[Change, ...]:
     )
     wishes = begin(goals, map_, places, situation.sizes, situation.bytes_left, budgets)
     return (*creates, *wishes)
+
+
+def failovers(situation: Situation) -> tuple[Promote, ...]:
+    """What of a plan must not wait for the rest of it (F1). Quick: it looks at records and sessions only."""
+    ring = ring_of(spots_of(situation.places, MEMBERS))
+    return promotions(situation.map, situation.places, ring)
 
 
 def goals_of(situation: Situation, budgets: Budgets) -> dict[ShardId, Goal]:

@@ -15,9 +15,18 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from roost_node.core.record import SessionInfo, StoreId
+from roost_node.core.record import Map, SessionInfo, StoreId
 
 GRACE_MS = 60_000
+
+
+def named_in(map_: Map) -> set[StoreId]:
+    """All stores in records and wishes."""
+    found = {store for wish in map_.wishes.values() for store in (wish.owner, *wish.replicas)}
+    for versioned in map_.shards.values():
+        record = versioned.record
+        found.update((record.owner, *record.in_sync, *record.learners))
+    return found
 
 
 class Standing(enum.Enum):
