@@ -7,7 +7,6 @@ was not acknowledged.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -100,6 +99,8 @@ class Link:
         loop = asyncio.get_running_loop()
         pause_s = PAUSE_S_MIN
         told = ""
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             begun_s = loop.time()
             self._why = ""
@@ -110,6 +111,8 @@ class Link:
                 if why != told:  # a node that is down for an hour is one line
                     log.warning("no stream to a node", extra={"peer": self.peer, "why": why})
                 told = why
+            if task.cancelling():  # gRPC may answer it with an error of its own
+                raise asyncio.CancelledError
             if loop.time() - begun_s > PAUSE_S_MAX:
                 pause_s = PAUSE_S_MIN
             await asyncio.sleep(pause_s * (0.5 + self._rng.random()))
@@ -142,8 +145,7 @@ class Link:
                 self._events.on_link_lost(self.peer)
                 writer.cancel()
                 stream.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await writer
+                await asyncio.wait([writer])
 
 
 async def _read(stream: _Stream) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -29,7 +28,9 @@ class PeerServer:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve on that server. Frames stay bytes: `translate` reads and makes them."""
-        follow: Any = grpc.stream_stream_rpc_method_handler(self.follow)
+        follow: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+            self.follow
+        )
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {"Follow": follow}),)
         )

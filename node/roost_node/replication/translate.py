@@ -131,7 +131,7 @@ def _framed(message: Message) -> bytes:
         length.append(size & 0x7F | 0x80)
         size >>= 7
     length.append(size)
-    return b"%b%b%b" % (_MESSAGES_TAG, bytes(length), raw)
+    return b"".join((_MESSAGES_TAG, length, raw))
 
 
 def _parse(kind: Any, raw: bytes) -> Any:
