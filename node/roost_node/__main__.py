@@ -16,6 +16,7 @@ from roost_node.config import Limits, NodeConfig
 from roost_node.host.loader import Application, LoadError
 from roost_node.program import run
 from roost_node.storage.rocks import verify
+from roost_node.up import up
 
 HIDDEN = frozenset({"limits", "check_effects", "data"})
 
@@ -24,6 +25,7 @@ def register(group: click.Group) -> None:
     """Add this package's commands to `roost`."""
     group.add_command(dev)
     group.add_command(node)
+    group.add_command(up)
 
 
 settings = settings_of(Limits, NodeConfig, hidden=HIDDEN)

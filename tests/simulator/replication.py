@@ -52,6 +52,7 @@ from roost_node.core.replication.replicas import Replicas
 from simulator.history import History
 
 TICK_MS = 25
+HEAP_MAX = 20_000
 Value = tuple[int, ...]
 
 
@@ -612,6 +613,8 @@ class World:
             self.now, _, event = heapq.heappop(self.heap)
             event()
             self.history.check(self)
+            if len(self.heap) > HEAP_MAX:
+                self.history.fail("messages multiply: nobody will ever be heard")
         self.now = end
 
     # -- nodes -----------------------------------------------------------------------------

@@ -404,7 +404,8 @@ class Replicator:
             self._host.objects.close_shard(shard)
 
     async def _stop_calls(self, shard: Shard, epoch: Epoch) -> None:
-        shard.refusal = UnavailableError(f"shard {shard.id} is being handed to another node")
+        # To whom, the map will say: routers and clients wait for its news.
+        shard.refusal = NotOwnerError(f"shard {shard.id} is being handed to another node")
         await quiesce(self._host, shard)
         owner = self.replicas.owners.get(ShardId(shard.id))
         if owner is not None and owner.epoch == epoch:

@@ -1,0 +1,110 @@
+"""`roost up`: a cluster on one machine, killed at and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import roost
+
+APP = Path(__file__).resolve().parents[1] / "cluster" / "app.py"
+END_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Up:
+    """The program, and what it has said so far."""
+
+    def __init__(self, data: Path, port: int, app: Path = APP) -> None:
+        self.lines: list[str] = []
+        self._process = subprocess.Popen(
+            [
+                sys.executable, "-m", "roost_node", "up", str(app), "--port", str(port), "--routers", "2",
+                "--data", str(data),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            self.lines.extend(iter(stream.readline, ""))
+
+    async def until(self, pattern: str, count: int = 1) -> list[str]:
+        """Wait until that many lines match."""
+        async with asyncio.timeout(END_S):
+            while (
+                len(found := [m for line in self.lines if (m := re.search(pattern, line))]) < count
+            ):
+                await asyncio.sleep(0.05)
+        return [m.group(1) if m.groups() else m.group(0) for m in found]
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(timeout=END_S)
+        finally:
+            self._process.kill()
+            self._reader.join(timeout=5)
+
+
+async def count(port: int, expected: int) -> None:
+    async with roost.connect(f"localhost:{port}", timeout=30.0) as cluster:
+        for number in range(8):
+            counter = cluster.object("Counter", f"key-{number}")
+            assert await counter.increment() == expected
+
+
+def test_a_cluster_survives_a_kill_and_is_there_again(tmp_path: Path) -> None:
+    port = free_port()
+    up = Up(tmp_path / "data", port)
+    try:
+
+        async def story() -> None:
+            await up.until("ready:")
+            await count(port, 1)
+            (pid,) = await up.until(r"node-1 .*started, pid (\d+)")
+            os.kill(int(pid), signal.SIGKILL)
+            await count(port, 2)
+            await up.until(r"node-1 .*started, pid (\d+)", 2)
+            await count(port, 3)
+
+        asyncio.run(story())
+    finally:
+        status = up.stop()
+    assert status == 0, "".join(up.lines)[-3000:]
+    up = Up(tmp_path / "data", port)
+    try:
+        asyncio.run(count_when_ready(up, port))
+    finally:
+        assert up.stop() == 0, "".join(up.lines)[-3000:]
+
+
+async def count_when_ready(up: Up, port: int) -> None:
+    await up.until("ready:")
+    await count(port, 4)
+
+
+def test_an_application_that_cannot_be_loaded_starts_nothing(tmp_path: Path) -> None:
+    up = Up(tmp_path / "data", free_port(), tmp_path / "no_such_file.py")
+    asyncio.run(up.until("no_such_file"))
+    assert up.wait() == 2
+    assert not (tmp_path / "data").exists()
