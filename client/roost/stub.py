@@ -80,9 +80,11 @@ class Stub:
     _order: Order
     _timeout_s: float | None
     _request_id: bytes | None
+    _asked: str
 
     __slots__ = (
-        "__dict__", "_caller", "_class_name", "_key", "_order", "_request_id", "_spec", "_timeout_s",
+        "__dict__", "_asked", "_caller", "_class_name", "_key", "_order", "_request_id", "_spec",
+        "_timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +100,7 @@ class Stub:
         for name, value in (
             ("_caller", caller), ("_class_name", class_name), ("_key", key), ("_spec", spec),
             ("_order", order), ("_timeout_s", timeout_s), ("_request_id", request_id),
+            ("_asked", ""),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
 
@@ -121,7 +124,12 @@ class Stub:
                 )
             streams = method.streams
         remote = RemoteMethod(self, name, streams)
-        self.__dict__[name] = remote
+        # Kept from the second time on: kept at once, each stub that is used for one call would be a
+        # cycle, which only the garbage collector frees, and late. Of 100,000 some always lay about.
+        if self._asked == name:
+            self.__dict__[name] = remote
+        else:
+            object.__setattr__(self, "_asked", name)
         return remote
 
     def __setattr__(self, name: str, value: Any) -> None:
