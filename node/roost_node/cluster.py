@@ -33,6 +33,7 @@ from roost_node.replication.peer_server import PeerServer
 from roost_node.replication.peers import Peers
 from roost_node.replication.records import Records
 from roost_node.replication.replicator import Replicator
+from roost_node.storage import layout
 from roost_node.storage.directory import MARK
 from roost_node.storage.replica_log import ReplicaLog
 from roost_node.storage.rocks import RocksStore
@@ -76,6 +77,8 @@ async def cluster_store(
         min_in_sync=max(1, config.replicas - 1),
     )
     try:
+        if found is not None:
+            _check_founder(found, config)
         try:
             agreed = await _until_answered(coordinator, proposed)
         except ForeignClusterError:
@@ -99,6 +102,19 @@ async def cluster_store(
             found.close()
         raise
     return found, agreed
+
+
+def _check_founder(store: RocksStore, config: NodeConfig) -> None:
+    """State without a log was written by a node alone: no record says that this store has it.
+
+    So the shards would be created elsewhere, empty.
+    """
+    for shard in range(store.shards):
+        if store.get(layout.head_key(shard)) and not store.get(layout.replica_key(shard)):
+            raise StoreError(
+                f"{config.data} was written by a node alone: it cannot join or begin a cluster yet; give "
+                f"an empty directory, and copy the objects over by calling them"
+            )
 
 
 async def _until_answered(coordinator: Coordinator, proposed: ClusterConfig) -> ClusterConfig:
@@ -171,7 +187,10 @@ class Member:
         """Register: from here on this node may own shards. `address`: where others reach it."""
         self._publish = publish
         me = StoreId(self._node.store.store_id)
-        self._address = address
+        if not address:
+            raise StoreError(
+                "this node listens on every address: say with --advertise host:port where others reach it"
+            )
         info = SessionInfo(
             me, NO_SESSION, address, zone=self._zone, weight=self._weight, build=__version__
         )

@@ -66,6 +66,10 @@ class Processes:
         process.send_signal(number)
         return process.wait(timeout=END_S)
 
+    def wait(self, name: str) -> int:
+        """For the end of a process that ends by itself; the exit status."""
+        return self._processes.pop(name).wait(timeout=END_S)
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 

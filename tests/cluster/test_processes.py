@@ -162,6 +162,17 @@ def test_objects_call_objects_of_other_nodes(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_directory_of_a_node_alone_is_refused(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with roost.local(Counter, path=tmp_path / "a") as cluster:
+            assert await cluster.object(Counter, "kept").increment() == 1
+
+    asyncio.run(write())
+    with running_cluster(tmp_path, "a") as processes:
+        assert processes.wait("a") == 1
+        assert "was written by a node alone" in processes.log("a")
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(UP_S):
         while not condition():
