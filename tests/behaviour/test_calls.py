@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -344,8 +345,13 @@ def test_old_and_future_requests_are_refused(run: Run) -> None:
 
         with pytest.raises(roost.ExpiredRequestError):
             await roost.options(ann, request_id=shifted(-601)).deposit(1)
-        with pytest.raises(roost.UnavailableError, match=r"(69|70) s ahead"):
+        with pytest.raises(roost.RoostError) as caught:
             await roost.options(ann, request_id=shifted(70), timeout=1.0).deposit(1)
+        # It is sent again until its deadline, which a busy machine may notice before the last refusal.
+        if not isinstance(caught.value, roost.DeadlineExceededError):
+            assert isinstance(caught.value, roost.UnavailableError)
+            assert re.search(r"(69|70) s ahead", str(caught.value))
+        assert await ann.deposit(1) == 2, "neither of them has run"
         assert await roost.outcome(ann, shifted(-601)) == roost.Expired()
 
     run(scenario, Account)
