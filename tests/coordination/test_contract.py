@@ -285,6 +285,53 @@ def test_wishes_are_put_whatever_was_there(place: Place) -> None:
     place.run(story())
 
 
+# --- what operators want
+
+
+def test_a_drain_by_order_outlives_sessions_and_makes_them_say_so(place: Place) -> None:
+    async def story() -> None:
+        node, other = await a_cluster(place), place.connect()
+        session = await node.open_session(info(A), TTL_S)
+        start = (await node.read()).revision
+        await other.drain(A, wanted=True)
+        await other.drain(A, wanted=True)
+        hint = await first(node.changes(start), lambda h: isinstance(h, Changed))
+        assert isinstance(hint, Changed)
+        assert hint.sessions == (A,)
+        found = await node.read()
+        assert found.drains == {A}
+        assert found.sessions[A].draining
+        assert found.sessions[A].session == session
+        assert await node.update_session(info(A, session)), "its own word is another thing"
+        await node.close_session(session)
+        assert (await node.read()).drains == {A}
+        await node.open_session(info(A), TTL_S)
+        assert (await node.read()).sessions[A].draining
+        await other.drain(A, wanted=False)
+        found = await node.read()
+        assert (found.drains, found.sessions[A].draining) == (frozenset(), False)
+
+    place.run(story())
+
+
+def test_a_shard_can_be_pinned_to_a_store_and_released(place: Place) -> None:
+    async def story() -> None:
+        node, other = await a_cluster(place), place.connect()
+        start = (await node.read()).revision
+        await other.pin(SEVEN, A)
+        hint = await first(node.changes(start), lambda h: isinstance(h, Changed))
+        assert isinstance(hint, Changed)
+        assert hint.wishes == (SEVEN,)
+        await other.pin(SEVEN, B)
+        await other.pin(EIGHT, A)
+        assert (await node.read()).pins == {SEVEN: B, EIGHT: A}
+        await other.pin(SEVEN, None)
+        await other.pin(SEVEN, None)
+        assert (await node.read()).pins == {EIGHT: A}
+
+    place.run(story())
+
+
 # --- deaths
 
 

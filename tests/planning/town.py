@@ -71,6 +71,12 @@ class Town:
         new = msgspec.structs.replace(old, draining=draining, stopping=stopping)
         self._put({**self.map.sessions, old.store: new})
 
+    def pin(self, shard: int, store: str | None) -> None:
+        pins = {n: s for n, s in self.map.pins.items() if n != shard}
+        if store is not None:
+            pins[ShardId(shard)] = StoreId(store)
+        self.map = msgspec.structs.replace(self.map, pins=pins)
+
     def wait(self, ms: int = GRACE_MS) -> None:
         self.now_ms += ms
 

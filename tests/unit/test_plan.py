@@ -496,3 +496,52 @@ def shuffled(situation: Situation, seed: int) -> Situation:
         ),
         mixed(situation.places),
     )
+
+
+# ---------------------------------------------------------------------------- by order
+
+
+@given(st.integers(3, 7), st.integers(0, 63), st.integers(0, 6), st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_a_pinned_shard_goes_where_it_was_told_and_stays_there(
+    stores: int, shard: int, which: int, zones: int
+) -> None:
+    town = settled(stores, zones=zones)
+    town.checks = [keeps_data, keeps_redundancy(3)]
+    store = f"s{which % stores:02}"
+    town.pin(shard, store)
+    town.rest()
+    assert town.records[ShardId(shard)].owner == store
+    assert_complete(town)
+    assert_owners_are_even(town)
+    town.join("t00", "z0")
+    town.rest()
+    assert town.records[ShardId(shard)].owner == store, "the others even out around it"
+    assert_owners_are_even(town)
+
+
+def test_a_pin_ends_with_its_store_and_comes_back_with_it() -> None:
+    town = settled(4)
+    town.pin(7, "s02")
+    town.rest()
+    town.mark("s02", stopping=True)
+    town.rest()
+    assert town.records[ShardId(7)].owner != "s02"
+    town.restart("s02")
+    town.rest()
+    assert town.records[ShardId(7)].owner == "s02"
+    town.mark("s02", draining=True)
+    town.rest()
+    assert "s02" not in town.records[ShardId(7)].in_sync
+
+
+def test_many_pins_to_one_store_hold_though_it_is_over_its_share() -> None:
+    town = settled(3, shards=12)
+    for shard in range(9):
+        town.pin(shard, "s01")
+    town.rest()
+    assert [town.records[ShardId(n)].owner for n in range(9)] == ["s01"] * 9
+    for shard in range(9):
+        town.pin(shard, None)
+    town.rest()
+    assert_owners_are_even(town)

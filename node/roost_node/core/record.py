@@ -6,6 +6,8 @@
 <prefix>/deaths/<session>    DeathRecord     written in the transaction that deletes a reaped session's key
 <prefix>/shards/<n>          ShardRecord     changed only by compare-and-swap of its revision (O1)
 <prefix>/wishes/<n>          Wish            where the plan wants the shard; written by the controller alone
+<prefix>/drains/<store>      Order           an operator wants this store emptied; outlives its sessions
+<prefix>/pins/<n>            Order           an operator wants this store to own the shard
 <prefix>/controller          Leader          the election, under the leader's lease
 ```
 
@@ -80,7 +82,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     weight: int = 100  # its share of owners, relative to others
     build: str = ""
     format_level: int = 1  # the newest on-disk and wire format that it can write
-    draining: bool = False  # wants to own and replicate nothing
+    draining: bool = False  # wants to own and replicate nothing; in a `Map` also: is to, by order
     stopping: bool = False  # about to end: wants to own nothing, keeps its copies for its return
     unreachable: tuple[StoreId, ...] = ()  # whom it cannot reach (F2)
     stuck_on: tuple[StoreId, ...] = ()  # those of them that its shards wait for and may not remove
@@ -104,6 +106,12 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     min_in_sync: int = 2
     format_level: int = 1  # raised by command when every node can write it
     generation: int = 1  # raised by hand when data was given up or etcd was restored (M8, O7)
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What an operator wants, until it is taken back: `drains/<store>`, or the owner in `pins/<n>`."""
+
+    store: StoreId
 
 
 class Leader(msgspec.Struct, frozen=True):
@@ -171,6 +179,18 @@ class Map(msgspec.Struct, frozen=True):
     deaths: dict[SessionId, DeathRecord]
     shards: dict[ShardId, Versioned]
     wishes: dict[ShardId, Wish] = {}
+    drains: frozenset[StoreId] = frozenset()  # by order; their sessions here say `draining`
+    pins: dict[ShardId, StoreId] = {}  # which store is to own a shard, by order
+
+
+def ordered(
+    sessions: dict[StoreId, SessionInfo], drains: frozenset[StoreId]
+) -> dict[StoreId, SessionInfo]:
+    """The sessions as everybody should see them: a drain by order is one like any other."""
+    return {
+        store: msgspec.structs.replace(info, draining=True) if store in drains else info
+        for store, info in sessions.items()
+    }
 
 
 def is_gone(sessions: dict[StoreId, SessionInfo], store: StoreId, session: SessionId) -> bool:

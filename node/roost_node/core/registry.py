@@ -21,6 +21,7 @@ from roost_node.core.record import (
     Versioned,
     Wish,
     is_gone,
+    ordered,
 )
 
 
@@ -34,6 +35,8 @@ class Registry:
         self.deaths: dict[SessionId, DeathRecord] = {}
         self.shards: dict[ShardId, Versioned] = {}
         self.wishes: dict[ShardId, Wish] = {}
+        self.drains: set[StoreId] = set()
+        self.pins: dict[ShardId, StoreId] = {}
         self.controller: Leader | None = None
         self.last_session = 1  # never given twice, not even after a restore
 
@@ -86,6 +89,21 @@ class Registry:
         self.controller = None
         return True
 
+    def drain(self, store: StoreId, wanted: bool) -> None:
+        """An operator wants a store emptied, or no longer."""
+        self.revision += 1
+        if wanted:
+            self.drains.add(store)
+        else:
+            self.drains.discard(store)
+
+    def pin(self, shard: ShardId, store: StoreId | None) -> None:
+        """An operator wants a store to own a shard; None: no longer."""
+        self.revision += 1
+        self.pins.pop(shard, None)
+        if store is not None:
+            self.pins[shard] = store
+
     def apply(self, wanted: Transaction) -> Applied:
         """Carry a transaction out if all its conditions hold."""
         if not self._holds(wanted):
@@ -115,11 +133,14 @@ class Registry:
     def read(self) -> Map:
         """A linearizable read of everything."""
         assert self.config is not None, "read before the cluster was created"
+        drains = frozenset(self.drains)
         return Map(
             self.revision,
             self.config,
-            dict(self.sessions),
+            ordered(self.sessions, drains),
             dict(self.deaths),
             dict(self.shards),
             dict(self.wishes),
+            drains,
+            dict(self.pins),
         )

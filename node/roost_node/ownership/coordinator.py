@@ -70,9 +70,9 @@ class Changed(msgspec.Struct, frozen=True):
 
     revision: int
     shards: tuple[ShardId, ...] = ()
-    sessions: tuple[StoreId, ...] = ()
+    sessions: tuple[StoreId, ...] = ()  # or drains
     deaths: tuple[SessionId, ...] = ()
-    wishes: tuple[ShardId, ...] = ()
+    wishes: tuple[ShardId, ...] = ()  # or pins
     config: bool = False
     controller: bool = False
 
@@ -137,6 +137,12 @@ class Coordinator(Protocol):
 
         The record lasts `DEATH_KEPT_S`.
         """
+
+    async def drain(self, store: StoreId, wanted: bool) -> None:
+        """Say that an operator wants a store emptied, or no longer. May be repeated."""
+
+    async def pin(self, shard: ShardId, store: StoreId | None) -> None:
+        """Say which store an operator wants to own a shard; None: whichever. May be repeated."""
 
     def changes(self, after: int) -> AsyncIterator[Hint]:
         """Hints at what changes after a revision, for ever. Outages are waited out."""

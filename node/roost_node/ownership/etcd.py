@@ -25,6 +25,7 @@ from roost_node.core.record import (
     DeathRecord,
     Leader,
     Map,
+    Order,
     SessionId,
     SessionInfo,
     ShardRecord,
@@ -32,6 +33,7 @@ from roost_node.core.record import (
     Transaction,
     Versioned,
     Wish,
+    ordered,
 )
 from roost_node.ownership import etcd_pb2 as pb
 from roost_node.ownership.coordinator import (
@@ -180,17 +182,23 @@ class EtcdCoordinator(Coordinator):
 
     async def read(self) -> Map:
         keys = self._keys
-        spans = [(keys.config,), keys.sessions, keys.deaths, keys.shards, keys.wishes]
+        spans = [
+            *((keys.config,), keys.sessions, keys.deaths),
+            *(keys.shards, keys.wishes, keys.drains, keys.pins),
+        ]
         reply = await self._read([get(*span) for span in spans])  # one transaction, one revision
         sessions = [decode(kv.key, kv.value, SessionInfo) for kv in kvs(reply, 1)]
         deaths = [decode(kv.key, kv.value, DeathRecord) for kv in kvs(reply, 2)]
+        drains = frozenset(decode(kv.key, kv.value, Order).store for kv in kvs(reply, 5))
         return Map(
             reply.header.revision,
             _config(kvs(reply, 0)),
-            {info.store: info for info in sessions},
+            ordered({info.store: info for info in sessions}, drains),
             {death.session: death for death in deaths},
             dict(map(self._versioned, kvs(reply, 3))),
             {keys.shard_of(kv.key): decode(kv.key, kv.value, Wish) for kv in kvs(reply, 4)},
+            drains,
+            {keys.shard_of(kv.key): decode(kv.key, kv.value, Order).store for kv in kvs(reply, 6)},
         )
 
     async def read_shards(self, shards: Sequence[ShardId]) -> dict[ShardId, Versioned]:
@@ -205,6 +213,16 @@ class EtcdCoordinator(Coordinator):
     def _versioned(self, kv: pb.KeyValue) -> tuple[ShardId, Versioned]:
         record = decode(kv.key, kv.value, ShardRecord)
         return self._keys.shard_of(kv.key), Versioned(kv.mod_revision, record)
+
+    # --- what operators want
+
+    async def drain(self, store: StoreId, wanted: bool) -> None:
+        key = self._keys.drain(store)
+        await self._write([], [put(key, encode(Order(store))) if wanted else delete(key)])
+
+    async def pin(self, shard: ShardId, store: StoreId | None) -> None:
+        key = self._keys.pin(shard)
+        await self._write([], [delete(key) if store is None else put(key, encode(Order(store)))])
 
     # --- hints
 

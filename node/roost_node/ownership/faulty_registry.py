@@ -119,6 +119,7 @@ class FaultyRegistry:
         before = copy.copy(self.registry)
         before.sessions, before.deaths = dict(before.sessions), dict(before.deaths)
         before.shards, before.wishes = dict(before.shards), dict(before.wishes)
+        before.drains, before.pins = set(before.drains), dict(before.pins)
         result = do(self.registry)
         if self.registry.revision != before.revision:
             self._history.append(_difference(before, self.registry))
@@ -179,9 +180,9 @@ def _difference(before: Registry, after: Registry) -> Changed:
     return Changed(
         after.revision,
         changed({**before.shards}, {**after.shards}),
-        changed({**before.sessions}, {**after.sessions}),
+        (*changed({**before.sessions}, {**after.sessions}), *(before.drains ^ after.drains)),
         changed({**before.deaths}, {**after.deaths}),
-        changed({**before.wishes}, {**after.wishes}),
+        (*changed({**before.wishes}, {**after.wishes}), *changed({**before.pins}, {**after.pins})),
         before.config != after.config,
         before.controller != after.controller,
     )

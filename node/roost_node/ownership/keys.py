@@ -31,6 +31,8 @@ class Keys:
         self.deaths = _range(self._base + b"deaths/")
         self.shards = _range(self._base + b"shards/")
         self.wishes = _range(self._base + b"wishes/")
+        self.drains = _range(self._base + b"drains/")
+        self.pins = _range(self._base + b"pins/")
 
     def session(self, store: StoreId) -> bytes:
         """A store's session."""
@@ -48,9 +50,17 @@ class Keys:
         """Where the plan wants a shard."""
         return self.wishes[0] + b"%d" % shard
 
+    def drain(self, store: StoreId) -> bytes:
+        """An operator's order to empty a store."""
+        return self.drains[0] + store.encode()
+
+    def pin(self, shard: ShardId) -> bytes:
+        """An operator's order to let a store own a shard."""
+        return self.pins[0] + b"%d" % shard
+
     @staticmethod
     def shard_of(key: bytes) -> ShardId:
-        """The shard whose record or wish is at this key."""
+        """The shard whose record, wish or pin is at this key."""
         return ShardId(int(key.rpartition(b"/")[2]))
 
     def changed(self, revision: int, keys: list[bytes]) -> Changed:
@@ -62,14 +72,16 @@ class Keys:
                 ("sessions", self.sessions),
                 ("deaths", self.deaths),
                 ("wishes", self.wishes),
+                ("drains", self.drains),
+                ("pins", self.pins),
             )
         }
         return Changed(
             revision,
             tuple(ShardId(int(name)) for name in names["shards"]),
-            tuple(StoreId(name) for name in names["sessions"]),
+            tuple(StoreId(name) for name in names["sessions"] + names["drains"]),
             tuple(SessionId(int(name, 16)) for name in names["deaths"]),
-            tuple(ShardId(int(name)) for name in names["wishes"]),
+            tuple(ShardId(int(name)) for name in names["wishes"] + names["pins"]),
             self.config in keys,
             self.controller in keys,
         )

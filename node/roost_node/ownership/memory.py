@@ -30,6 +30,7 @@ from roost_node.core.record import (
     Map,
     SessionId,
     SessionInfo,
+    StoreId,
     Transaction,
     Versioned,
     is_gone,
@@ -161,6 +162,12 @@ class MemoryCoordinator(Coordinator):
             registry.apply(Transaction(reap=reap, death=death))
 
         await self._ask("write_death", write)
+
+    async def drain(self, store: StoreId, wanted: bool) -> None:
+        await self._ask("drain", lambda registry: registry.drain(store, wanted))
+
+    async def pin(self, shard: ShardId, store: StoreId | None) -> None:
+        await self._ask("pin", lambda registry: registry.pin(shard, store))
 
     async def changes(self, after: int) -> AsyncIterator[Hint]:
         async with contextlib.aclosing(self._watch(after)) as hints:

@@ -9,7 +9,9 @@ what *is*, or is wished for already, and changes as little as it can:
 3. Seats move for balance only from a store above its fair share to one below, and only if that gains 5 %.
    Seats that have no data yet may always move: that costs nothing.
 4. Owners are evened out over the copies there are: a handoff costs milliseconds and copies nothing.
-5. The result is wished for at once, but begun (`Wish.go`) a few shards at a time, the most urgent first.
+5. A shard that an operator has given to a live store (`pins`) is owned by it, and is not moved for balance:
+   the others even out around it.
+6. The result is wished for at once, but begun (`Wish.go`) a few shards at a time, the most urgent first.
 
 While a store is away within its grace, nothing moves for balance: it would move back.
 
@@ -87,7 +89,8 @@ def goals_of(situation: Situation, budgets: Budgets) -> dict[ShardId, Goal]:
     shares = copy_shares(spots, len(shards), copies)
     owners = owner_shares(spots_of(places, OWNERS), len(shards))
     zones = {s: places[s].zone for s in sorted(places) if places[s].standing in MEMBERS}
-    seats = Seats(ring_of(spots), zones, live, records, owners)
+    pins = {shard: store for shard, store in map_.pins.items() if store in live}
+    seats = Seats(ring_of(spots), zones, live, records, owners, pins)
 
     _start(seats, shards, situation)
     _fill(seats, records, copies, shares)
@@ -137,7 +140,12 @@ def _start(seats: Seats, shards: Sequence[ShardId], situation: Situation) -> Non
             owner, replicas = record.owner, (*record.in_sync, *record.learners)
         stay = [store for store in replicas if places[store].standing in MEMBERS]
         seats.seat(shard, stay)
-        if owner in stay and places[owner].standing in OWNERS:
+        pin = seats.pins.get(shard)
+        if pin is not None and pin not in stay:
+            seats.seat(shard, (pin,))  # one of the others goes in the next step
+        if pin is not None:
+            seats.give(shard, pin)
+        elif owner in stay and places[owner].standing in OWNERS:
             seats.give(shard, owner)
 
 

@@ -5,7 +5,8 @@ where a seat may go:
 
 - never two at one store;
 - to another zone only where the shard has fewer seats: so its spread over zones never gets worse;
-- never to a store that is not live.
+- never to a store that is not live;
+- never, for balance, where an operator has said who is to own the shard.
 
 Among the seats that may go, those without data go first, as they cost nothing yet; then followers' before
 owners', as these need a handoff too (the other way round while ownership has to go the same way); then the
@@ -30,7 +31,7 @@ class Seats:
 
     __slots__ = (
         "_data", "_heaps", "_live", "_owner_shares", "_records", "_ring", "_version", "_zones",
-        "copies", "held", "owned", "owner", "owners", "replicas",
+        "copies", "held", "owned", "owner", "owners", "pins", "replicas",
     )  # fmt: skip
 
     def __init__(
@@ -40,13 +41,18 @@ class Seats:
         live: Container[StoreId],
         records: Mapping[ShardId, ShardRecord],
         owner_shares: Mapping[StoreId, Share],
+        pins: Mapping[ShardId, StoreId] | None = None,
     ) -> None:
-        """`zones`: of every store that may have a seat; `live`: those that may get new ones."""
+        """`zones`: of every store that may have a seat; `live`: those that may get new ones.
+
+        `pins`: shards whose owner is given. Their seats count, and never move for balance.
+        """
         self._ring = ring
         self._zones = zones
         self._live = live
         self._records = records
         self._owner_shares = owner_shares
+        self.pins = pins or {}
         self.replicas: dict[ShardId, list[StoreId]] = {}
         self.owner: dict[ShardId, StoreId] = {}
         self.held: dict[StoreId, set[ShardId]] = {store: set() for store in zones}
@@ -63,7 +69,9 @@ class Seats:
 
     def copy(self) -> Seats:
         """The same layout, to try something on."""
-        other = Seats(self._ring, self._zones, self._live, self._records, self._owner_shares)
+        other = Seats(
+            self._ring, self._zones, self._live, self._records, self._owner_shares, self.pins
+        )
         for shard, replicas in self.replicas.items():
             other.seat(shard, replicas)
             other.give(shard, self.owner.get(shard))
@@ -79,14 +87,15 @@ class Seats:
         replicas = self.replicas.setdefault(shard, [])
         for store in stores:
             replicas.append(store)
-            self.held[store].add(shard)
+            if shard not in self.pins:
+                self.held[store].add(shard)
             self.copies[store] += 1
             self._version += 1
 
     def unseat(self, shard: ShardId, store: StoreId) -> None:
         """Take a seat away, and the ownership with it."""
         self.replicas[shard].remove(store)
-        self.held[store].remove(shard)
+        self.held[store].discard(shard)
         self.copies[store] -= 1
         self._version += 1
         if self.owner.get(shard) == store:
@@ -96,11 +105,12 @@ class Seats:
         """Make a store the owner."""
         old = self.owner.pop(shard, None)
         if old is not None:
-            self.owned[old].remove(shard)
+            self.owned[old].discard(shard)
             self.owners[old] -= 1
         if store is not None:
             self.owner[shard] = store
-            self.owned[store].add(shard)
+            if shard not in self.pins:
+                self.owned[store].add(shard)
             self.owners[store] += 1
 
     def crowd(self, shard: ShardId, zone: str) -> int:
@@ -135,11 +145,12 @@ class Seats:
         return share is not None and self.owners[store] < share.high
 
     def surplus(self, shard: ShardId, shares: Mapping[StoreId, Share]) -> StoreId:
-        """The seat to give up: most crowded zone, no data, not the owner's, the fullest store."""
+        """The seat to give up: not pinned, most crowded zone, no data, not the owner's, the fullest store."""
         ranks = self._ring.ranks(shard)
         return max(
             self.replicas[shard],
             key=lambda store: (
+                store != self.pins.get(shard),
                 self.crowd(shard, self._zones[store]),
                 not self.has_data(shard, store),
                 store != self.owner.get(shard),
