@@ -104,6 +104,7 @@ async def _serve(
             config.port,
             insecure=config.insecure,
             advertise=config.advertise,
+            view=coordinator,
         )
         if member is not None:
             server.serve_peers(member.peer_server)

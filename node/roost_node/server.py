@@ -32,15 +32,13 @@ from roost.adapters.serving import (
 from roost.adapters.translate import (
     call_from_pb,
     from_client_frame,
-    info_to_pb,
     server_frame,
     size_of,
 )
 from roost.cluster.ids import request_id as make_request_id
 from roost.cluster.shard_map import ShardMap, ShardRecord
-from roost.errors import InvalidArgumentError, RoostError
+from roost.errors import InvalidArgumentError
 from roost.v1 import (
-    admin_pb2,
     admin_pb2_grpc,
     objects_pb2,
     objects_pb2_grpc,
@@ -60,7 +58,7 @@ from roost.wire.messages import (
     Skip,
     ToClient,
 )
-from roost_node.host import catalog
+from roost_node.admin import Admin, Alone, ClusterView
 from roost_node.host.call import ActiveCall, Cancelled, Waiter
 from roost_node.node import Node
 from roost_node.replication.peer_server import PeerServer
@@ -337,98 +335,20 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
         return result
 
 
-class Admin(admin_pb2_grpc.AdminServicer):
-    """The service of operators."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    async def Status(
-        self,
-        request: admin_pb2.StatusRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.StatusRequest, Awaitable[admin_pb2.StatusReply]
-        ],
-    ) -> admin_pb2.StatusReply:
-        """What the node says of itself."""
-        status = self._node.status()
-        return admin_pb2.StatusReply(
-            store_id=status.store_id,
-            cluster_id=status.cluster_id,
-            build=status.build,
-            server_time_ms=status.server_time_ms,
-            started_ms=status.started_ms,
-            classes=status.classes,
-            activations=status.activations,
-            calls_running=status.calls_running,
-            calls_queued=status.calls_queued,
-            shards=status.shards,
-        )
-
-    async def ListObjects(
-        self,
-        request: admin_pb2.ListObjectsRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.ListObjectsRequest, Awaitable[admin_pb2.ListObjectsReply]
-        ],
-    ) -> admin_pb2.ListObjectsReply:
-        """A page of the catalog."""
-        try:
-            page, token = await catalog.list_objects(
-                self._node.host,
-                request.class_name,
-                request.prefix,
-                request.limit,
-                request.page_token,
-            )
-        except RoostError as error:
-            await abort(context, error)
-        return admin_pb2.ListObjectsReply(
-            objects=[info_to_pb(info) for info in page], next_page_token=token
-        )
-
-    async def ShowObject(
-        self,
-        request: admin_pb2.ShowObjectRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.ShowObjectRequest, Awaitable[admin_pb2.ShowObjectReply]
-        ],
-    ) -> admin_pb2.ShowObjectReply:
-        """One object."""
-        try:
-            detail = await catalog.show_object(self._node.host, request.class_name, request.key)
-        except RoostError as error:
-            await abort(context, error)
-        if detail is None:
-            return admin_pb2.ShowObjectReply()
-        return admin_pb2.ShowObjectReply(
-            found=True,
-            info=info_to_pb(detail.info),
-            fields_json=detail.fields_json,
-            storage_rows=detail.storage_rows,
-        )
-
-    async def DeleteObject(
-        self,
-        request: admin_pb2.DeleteObjectRequest,
-        context: grpc.aio.ServicerContext[
-            admin_pb2.DeleteObjectRequest, Awaitable[admin_pb2.DeleteObjectReply]
-        ],
-    ) -> admin_pb2.DeleteObjectReply:
-        """Delete all that it stores."""
-        try:
-            found = await self._node.delete_object(request.class_name, request.key)
-        except RoostError as error:
-            await abort(context, error)
-        return admin_pb2.DeleteObjectReply(found=found)
-
-
 class Server:
     """The gRPC server of a node: objects, admin, health, reflection."""
 
     def __init__(
-        self, node: Node, host: str, port: int, *, insecure: bool = False, advertise: str = ""
+        self,
+        node: Node,
+        host: str,
+        port: int,
+        *,
+        insecure: bool = False,
+        advertise: str = "",
+        view: ClusterView | None = None,
     ) -> None:
+        """`view`: of the cluster that the node is in."""
         self._node = node
         self._advertise = advertise
         self._objects = Objects(node, trusted=is_loopback(host))
@@ -437,7 +357,9 @@ class Server:
         check_host(host, insecure=insecure)
         self._server = grpc.aio.server(options=OPTIONS)
         objects_pb2_grpc.add_ObjectsServicer_to_server(self._objects, self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(Admin(node), self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            Admin(node, view or Alone(node, self.advertised)), self._server
+        )
         self._map = MapService()
         shard_map_pb2_grpc.add_MapServicer_to_server(self._map, self._server)
         self._health = health.aio.HealthServicer()

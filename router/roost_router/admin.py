@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
@@ -12,11 +13,12 @@ import grpc.aio
 from roost.adapters.channel import OPTIONS, error_of
 from roost.adapters.serving import abort
 from roost.cluster.ids import check_key
-from roost.errors import RoostError, UnavailableError
+from roost.errors import DeadlineExceededError, RoostError, UnavailableError
 from roost.v1 import admin_pb2, admin_pb2_grpc
 from roost_router.router import Router
 
 ReplyT = TypeVar("ReplyT")
+RequestT = TypeVar("RequestT")
 
 ANSWER_S = 10.0  # of a caller that sets no deadline
 PAUSE_S = 0.05
@@ -87,6 +89,45 @@ class Operators:
             lambda stub, left_s: stub.DeleteObject(request, timeout=left_s),
             left_s,
         )
+
+    async def explain(
+        self, request: admin_pb2.ExplainRequest, left_s: float
+    ) -> admin_pb2.ExplainReply:
+        """One object, from its owner; where that one cannot be reached, what any node knows of it."""
+        check_key(request.key)
+        await self._ready(left_s)
+        router = self._router
+        address = router.table.address_of(router.table.shard_of(request.class_name, request.key))
+        if address is not None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                return await self._stub(address).Explain(request, timeout=left_s / 2)
+        return await self.from_any(
+            lambda stub, left_s: stub.Explain(request, timeout=left_s), left_s / 2
+        )
+
+    async def from_any(
+        self,
+        ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
+        left_s: float,
+    ) -> ReplyT:
+        """The answer of the first node that has one; a refusal is an answer."""
+        await self._ready(left_s)
+        router = self._router
+        end_s = router.monotonic_s() + left_s
+        while True:
+            failure: RoostError = UnavailableError("no node is known")
+            addresses = list(router.table.map.addresses())
+            for count, address in enumerate(addresses):
+                part_s = (end_s - router.monotonic_s()) / (len(addresses) - count)
+                try:
+                    return await ask(self._stub(address), max(0.001, part_s))
+                except grpc.aio.AioRpcError as error:
+                    failure = error_of(error)
+                if not isinstance(failure, (UnavailableError, DeadlineExceededError)):
+                    raise failure
+            if router.monotonic_s() + PAUSE_S > end_s:
+                raise failure
+            await asyncio.sleep(PAUSE_S)
 
     def _stub(self, address: str) -> admin_pb2_grpc.AdminStub:
         channel = self._channels.get(address)
@@ -161,7 +202,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         """Hang up."""
         await self._operators.close()
 
-    async def Status(  # noqa: N802  # the protocol's name
+    async def Status(
         self,
         request: admin_pb2.StatusRequest,
         context: grpc.aio.ServicerContext[
@@ -174,7 +215,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         except RoostError as error:
             await abort(context, error)
 
-    async def ListObjects(  # noqa: N802  # likewise
+    async def ListObjects(
         self,
         request: admin_pb2.ListObjectsRequest,
         context: grpc.aio.ServicerContext[
@@ -187,7 +228,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         except RoostError as error:
             await abort(context, error)
 
-    async def ShowObject(  # noqa: N802  # likewise
+    async def ShowObject(
         self,
         request: admin_pb2.ShowObjectRequest,
         context: grpc.aio.ServicerContext[
@@ -200,7 +241,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         except RoostError as error:
             await abort(context, error)
 
-    async def DeleteObject(  # noqa: N802  # likewise
+    async def DeleteObject(
         self,
         request: admin_pb2.DeleteObjectRequest,
         context: grpc.aio.ServicerContext[
@@ -210,6 +251,98 @@ class Admin(admin_pb2_grpc.AdminServicer):
         """Delete all that it stores."""
         try:
             return await self._operators.delete_object(request, _left_s(context))
+        except RoostError as error:
+            await abort(context, error)
+
+    async def ClusterStatus(
+        self,
+        request: admin_pb2.ClusterStatusRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ClusterStatusRequest, Awaitable[admin_pb2.ClusterStatusReply]
+        ],
+    ) -> admin_pb2.ClusterStatusReply:
+        """Nodes, and how shards are."""
+        try:
+            return await self._operators.from_any(
+                lambda stub, left_s: stub.ClusterStatus(request, timeout=left_s), _left_s(context)
+            )
+        except RoostError as error:
+            await abort(context, error)
+
+    async def Shards(
+        self,
+        request: admin_pb2.ShardsRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ShardsRequest, Awaitable[admin_pb2.ShardsReply]
+        ],
+    ) -> admin_pb2.ShardsReply:
+        """Each shard."""
+        try:
+            return await self._operators.from_any(
+                lambda stub, left_s: stub.Shards(request, timeout=left_s), _left_s(context)
+            )
+        except RoostError as error:
+            await abort(context, error)
+
+    async def Plan(
+        self,
+        request: admin_pb2.PlanRequest,
+        context: grpc.aio.ServicerContext[admin_pb2.PlanRequest, Awaitable[admin_pb2.PlanReply]],
+    ) -> admin_pb2.PlanReply:
+        """What the controller intends, or would."""
+        try:
+            return await self._operators.from_any(
+                lambda stub, left_s: stub.Plan(request, timeout=left_s), _left_s(context)
+            )
+        except RoostError as error:
+            await abort(context, error)
+
+    async def Drain(
+        self,
+        request: admin_pb2.DrainRequest,
+        context: grpc.aio.ServicerContext[admin_pb2.DrainRequest, Awaitable[admin_pb2.DrainReply]],
+    ) -> admin_pb2.DrainReply:
+        """An order."""
+        try:
+            return await self._operators.from_any(
+                lambda stub, left_s: stub.Drain(request, timeout=left_s), _left_s(context)
+            )
+        except RoostError as error:
+            await abort(context, error)
+
+    async def Move(
+        self,
+        request: admin_pb2.MoveRequest,
+        context: grpc.aio.ServicerContext[admin_pb2.MoveRequest, Awaitable[admin_pb2.MoveReply]],
+    ) -> admin_pb2.MoveReply:
+        """An order."""
+        try:
+            return await self._operators.from_any(
+                lambda stub, left_s: stub.Move(request, timeout=left_s), _left_s(context)
+            )
+        except RoostError as error:
+            await abort(context, error)
+
+    async def Explain(
+        self,
+        request: admin_pb2.ExplainRequest,
+        context: grpc.aio.ServicerContext[
+            admin_pb2.ExplainRequest, Awaitable[admin_pb2.ExplainReply]
+        ],
+    ) -> admin_pb2.ExplainReply:
+        """One object, from its owner."""
+        try:
+            return await self._operators.explain(request, _left_s(context))
+        except RoostError as error:
+            await abort(context, error)
+
+    async def _forward(
+        self,
+        context: grpc.aio.ServicerContext[RequestT, Awaitable[ReplyT]],
+        ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
+    ) -> ReplyT:
+        try:
+            return await self._operators.from_any(ask, _left_s(context))
         except RoostError as error:
             await abort(context, error)
 

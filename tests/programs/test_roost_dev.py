@@ -125,6 +125,32 @@ def test_commands_call_list_show_and_delete(tmp_path: Path) -> None:
         assert json.loads(bench.stdout)["calls"] > 10
 
 
+def test_a_node_alone_is_shown_as_a_cluster_of_one(tmp_path: Path) -> None:
+    with dev(tmp_path) as server:
+        server.run("call", "Counter", "page-42", "increment")
+        status = json.loads(server.run("status", "--json").stdout)
+        (node,) = status["nodes"]
+        assert status["states"] == {"in sync": status["shards"]} == {"in sync": node["owners"]}
+        shown = server.run("status").stdout
+        assert f"{status['shards']} shards: {status['shards']} in sync" in shown
+        assert "classes: Counter" in shown
+        shards = json.loads(server.run("shards", "--json").stdout)
+        assert [shard["owner"] for shard in shards] == [node["store_id"]] * status["shards"]
+        assert isinstance(shards[0]["epoch"], int), "numbers are numbers"
+        assert len(server.run("shards").stdout.splitlines()) == status["shards"] + 1
+        assert json.loads(server.run("shards", "--state", "waiting", "--json").stdout) == []
+        assert server.run("plan").stdout.startswith("0 copies (0 bytes known), 0 handoffs")
+        explained = json.loads(server.run("explain", "Counter", "page-42", "--json").stdout)
+        assert (explained["local"], explained["live"]) == (True, True)
+        assert "in memory        yes" in server.run("explain", "Counter", "page-42").stdout
+        for order in (("drain", node["store_id"]), ("move", "3", node["store_id"])):
+            refused = server.run(*order)
+            assert refused.returncode == 1
+            assert "in no cluster" in refused.stderr
+        assert server.run("move", "3").returncode == 2
+        assert server.run("shards", "--store", "zz").returncode == 1
+
+
 def test_exit_status_is_1_for_failure_and_2_for_wrong_usage(tmp_path: Path) -> None:
     with dev(tmp_path) as server:
         failed = server.run("call", "Counter", "a", "nothing")

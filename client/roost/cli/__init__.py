@@ -31,7 +31,7 @@ class _Commands(click.Group):
 def build() -> click.Group:
     """The command with all that is installed."""
     from roost import __version__
-    from roost.cli import bench, calls, objects
+    from roost.cli import bench, calls, cluster, objects
 
     group = _Commands(
         "roost",
@@ -39,7 +39,11 @@ def build() -> click.Group:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     click.version_option(__version__, prog_name="roost")(group)
-    for command in (calls.call, calls.status, objects.objects, bench.bench):
+    for command in (
+        *(calls.call, objects.objects, bench.bench),
+        *(cluster.status, cluster.shards, cluster.plan, cluster.explain),
+        *(cluster.drain, cluster.move),
+    ):
         group.add_command(command)
     for entry in entry_points(group="roost.commands"):
         try:

@@ -1,14 +1,13 @@
-"""`roost call` and `roost status`."""
+"""`roost call`."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 
-from roost.cli.output import print_json, print_table, remote, run
+from roost.cli.output import print_json, remote, run
 from roost.client import Cluster
 from roost.errors import InvalidArgumentError, UnknownMethodError
 
@@ -67,32 +66,3 @@ def _show(value: Any, as_json: bool) -> None:
         click.echo(value)
     else:
         print_json(value)
-
-
-@click.command()
-@remote
-def status(address: str, timeout: float, as_json: bool) -> None:
-    """Show what the server says of itself."""
-
-    async def work(cluster: Cluster) -> None:
-        found = await cluster.status()
-        if as_json:
-            print_json({name: getattr(found, name) for name in found.__slots__})
-            return
-        started = datetime.fromtimestamp(found.started_ms / 1000, UTC)
-        print_table(
-            ("what", "value"),
-            [
-                ("store", found.store_id),
-                ("cluster", found.cluster_id),
-                ("build", found.build),
-                ("started", started.isoformat(timespec="seconds")),
-                ("classes", ", ".join(found.classes)),
-                ("live objects", found.activations),
-                ("open calls", found.calls_running),
-                ("ready calls", found.calls_queued),
-                ("shards", found.shards),
-            ],
-        )
-
-    run(address, timeout, work)

@@ -24,13 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14roost/v1/admin.proto\x12\x08roost.v1\"\x0f\n\rStatusRequest\"\xd1\x01\n\x0bStatusReply\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\x16\n\x0eserver_time_ms\x18\x04 \x01(\x04\x12\x12\n\nstarted_ms\x18\x05 \x01(\x04\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x13\n\x0b\x61\x63tivations\x18\x07 \x01(\x04\x12\x15\n\rcalls_running\x18\x08 \x01(\x04\x12\x14\n\x0c\x63\x61lls_queued\x18\t \x01(\x04\x12\x0e\n\x06shards\x18\n \x01(\r\"[\n\x12ListObjectsRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"\xa9\x01\n\nObjectInfo\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\ncreated_ms\x18\x03 \x01(\x04\x12\x12\n\nchanged_ms\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x0c\n\x04live\x18\x08 \x01(\x08\x12\x10\n\x08position\x18\t \x01(\x0c\"R\n\x10ListObjectsReply\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\"4\n\x11ShowObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"o\n\x0fShowObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\"\n\x04info\x18\x02 \x01(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x13\n\x0b\x66ields_json\x18\x03 \x01(\t\x12\x14\n\x0cstorage_rows\x18\x04 \x01(\x04\"6\n\x13\x44\x65leteObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\"\n\x11\x44\x65leteObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x32\x9c\x02\n\x05\x41\x64min\x12\x38\n\x06Status\x12\x17.roost.v1.StatusRequest\x1a\x15.roost.v1.StatusReply\x12G\n\x0bListObjects\x12\x1c.roost.v1.ListObjectsRequest\x1a\x1a.roost.v1.ListObjectsReply\x12\x44\n\nShowObject\x12\x1b.roost.v1.ShowObjectRequest\x1a\x19.roost.v1.ShowObjectReply\x12J\n\x0c\x44\x65leteObject\x12\x1d.roost.v1.DeleteObjectRequest\x1a\x1b.roost.v1.DeleteObjectReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14roost/v1/admin.proto\x12\x08roost.v1\"\x0f\n\rStatusRequest\"\xd1\x01\n\x0bStatusReply\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\x16\n\x0eserver_time_ms\x18\x04 \x01(\x04\x12\x12\n\nstarted_ms\x18\x05 \x01(\x04\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x13\n\x0b\x61\x63tivations\x18\x07 \x01(\x04\x12\x15\n\rcalls_running\x18\x08 \x01(\x04\x12\x14\n\x0c\x63\x61lls_queued\x18\t \x01(\x04\x12\x0e\n\x06shards\x18\n \x01(\r\"[\n\x12ListObjectsRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"\xa9\x01\n\nObjectInfo\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\ncreated_ms\x18\x03 \x01(\x04\x12\x12\n\nchanged_ms\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x0c\n\x04live\x18\x08 \x01(\x08\x12\x10\n\x08position\x18\t \x01(\x0c\"R\n\x10ListObjectsReply\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\"4\n\x11ShowObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"o\n\x0fShowObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\"\n\x04info\x18\x02 \x01(\x0b\x32\x14.roost.v1.ObjectInfo\x12\x13\n\x0b\x66ields_json\x18\x03 \x01(\t\x12\x14\n\x0cstorage_rows\x18\x04 \x01(\x04\"6\n\x13\x44\x65leteObjectRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\"\n\x11\x44\x65leteObjectReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x16\n\x14\x43lusterStatusRequest\"\xfd\x01\n\x08NodeInfo\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04zone\x18\x04 \x01(\t\x12\x0e\n\x06weight\x18\x05 \x01(\r\x12\r\n\x05\x62uild\x18\x06 \x01(\t\x12\x10\n\x08standing\x18\x07 \x01(\t\x12\x12\n\ncontroller\x18\x08 \x01(\x08\x12\x0f\n\x07\x64rained\x18\t \x01(\x08\x12\x0e\n\x06owners\x18\n \x01(\r\x12\x10\n\x08replicas\x18\x0b \x01(\r\x12\x10\n\x08learners\x18\x0c \x01(\r\x12\x13\n\x0bunreachable\x18\r \x03(\t\x12\x10\n\x08stuck_on\x18\x0e \x03(\t\"\xed\x02\n\x12\x43lusterStatusReply\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06shards\x18\x02 \x01(\r\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\x13\n\x0bmin_in_sync\x18\x04 \x01(\r\x12\x10\n\x08revision\x18\x05 \x01(\x04\x12!\n\x05nodes\x18\x06 \x03(\x0b\x32\x12.roost.v1.NodeInfo\x12\x38\n\x06states\x18\x07 \x03(\x0b\x32(.roost.v1.ClusterStatusReply.StatesEntry\x12=\n\twaits_for\x18\x08 \x03(\x0b\x32*.roost.v1.ClusterStatusReply.WaitsForEntry\x1a-\n\x0bStatesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a/\n\rWaitsForEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"0\n\rShardsRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\"\xcf\x01\n\tShardInfo\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0b\n\x03how\x18\x05 \x01(\t\x12\x0f\n\x07in_sync\x18\x06 \x03(\t\x12\x10\n\x08learners\x18\x07 \x03(\t\x12\x14\n\x0cwished_owner\x18\x08 \x01(\t\x12\x0e\n\x06wished\x18\t \x03(\t\x12\r\n\x05\x62\x65gun\x18\n \x01(\x08\x12\x0e\n\x06pinned\x18\x0b \x01(\t\x12\x11\n\twaits_for\x18\x0c \x03(\t\"2\n\x0bShardsReply\x12#\n\x06shards\x18\x01 \x03(\x0b\x32\x13.roost.v1.ShardInfo\"-\n\x0bPlanRequest\x12\r\n\x05\x64rain\x18\x01 \x03(\t\x12\x0f\n\x07without\x18\x02 \x03(\t\"\x8b\x01\n\tShardMove\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x11\n\tnew_owner\x18\x04 \x01(\t\x12\x0f\n\x07\x63opy_to\x18\x05 \x03(\t\x12\x11\n\tdrop_from\x18\x06 \x03(\t\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\r\n\x05\x62\x65gun\x18\x08 \x01(\x08\"w\n\tStoreLoad\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x15\n\rowners_before\x18\x02 \x01(\r\x12\x14\n\x0cowners_after\x18\x03 \x01(\r\x12\x15\n\rcopies_before\x18\x04 \x01(\r\x12\x14\n\x0c\x63opies_after\x18\x05 \x01(\r\"\xbe\x01\n\tPlanReply\x12\"\n\x05moves\x18\x01 \x03(\x0b\x32\x13.roost.v1.ShardMove\x12\x0e\n\x06\x63opies\x18\x02 \x01(\r\x12\x10\n\x08handoffs\x18\x03 \x01(\r\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\"\n\x05loads\x18\x05 \x03(\x0b\x32\x13.roost.v1.StoreLoad\x12\x13\n\x0bpeak_before\x18\x06 \x01(\x01\x12\x12\n\npeak_after\x18\x07 \x01(\x01\x12\x0f\n\x07waiting\x18\x08 \x03(\r\"-\n\x0c\x44rainRequest\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x0b\n\x03off\x18\x02 \x01(\x08\"\x1e\n\nDrainReply\x12\x10\n\x08store_id\x18\x01 \x01(\t\".\n\x0bMoveRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08store_id\x18\x02 \x01(\t\"\x1d\n\tMoveReply\x12\x10\n\x08store_id\x18\x01 \x01(\t\"1\n\x0e\x45xplainRequest\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"L\n\x08OpenCall\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\x04\x12\x11\n\twaits_for\x18\x04 \x01(\t\"\x93\x01\n\x0c\x45xplainReply\x12\"\n\x05shard\x18\x01 \x01(\x0b\x32\x13.roost.v1.ShardInfo\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05local\x18\x03 \x01(\x08\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12\x0e\n\x06queued\x18\x05 \x01(\r\x12!\n\x05\x63\x61lls\x18\x06 \x03(\x0b\x32\x12.roost.v1.OpenCall2\x81\x05\n\x05\x41\x64min\x12\x38\n\x06Status\x12\x17.roost.v1.StatusRequest\x1a\x15.roost.v1.StatusReply\x12G\n\x0bListObjects\x12\x1c.roost.v1.ListObjectsRequest\x1a\x1a.roost.v1.ListObjectsReply\x12\x44\n\nShowObject\x12\x1b.roost.v1.ShowObjectRequest\x1a\x19.roost.v1.ShowObjectReply\x12J\n\x0c\x44\x65leteObject\x12\x1d.roost.v1.DeleteObjectRequest\x1a\x1b.roost.v1.DeleteObjectReply\x12M\n\rClusterStatus\x12\x1e.roost.v1.ClusterStatusRequest\x1a\x1c.roost.v1.ClusterStatusReply\x12\x38\n\x06Shards\x12\x17.roost.v1.ShardsRequest\x1a\x15.roost.v1.ShardsReply\x12\x32\n\x04Plan\x12\x15.roost.v1.PlanRequest\x1a\x13.roost.v1.PlanReply\x12\x35\n\x05\x44rain\x12\x16.roost.v1.DrainRequest\x1a\x14.roost.v1.DrainReply\x12\x32\n\x04Move\x12\x15.roost.v1.MoveRequest\x1a\x13.roost.v1.MoveReply\x12;\n\x07\x45xplain\x12\x18.roost.v1.ExplainRequest\x1a\x16.roost.v1.ExplainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'roost.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CLUSTERSTATUSREPLY_STATESENTRY']._loaded_options = None
+  _globals['_CLUSTERSTATUSREPLY_STATESENTRY']._serialized_options = b'8\001'
+  _globals['_CLUSTERSTATUSREPLY_WAITSFORENTRY']._loaded_options = None
+  _globals['_CLUSTERSTATUSREPLY_WAITSFORENTRY']._serialized_options = b'8\001'
   _globals['_STATUSREQUEST']._serialized_start=34
   _globals['_STATUSREQUEST']._serialized_end=49
   _globals['_STATUSREPLY']._serialized_start=52
@@ -49,6 +53,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEOBJECTREQUEST']._serialized_end=833
   _globals['_DELETEOBJECTREPLY']._serialized_start=835
   _globals['_DELETEOBJECTREPLY']._serialized_end=869
-  _globals['_ADMIN']._serialized_start=872
-  _globals['_ADMIN']._serialized_end=1156
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=871
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=893
+  _globals['_NODEINFO']._serialized_start=896
+  _globals['_NODEINFO']._serialized_end=1149
+  _globals['_CLUSTERSTATUSREPLY']._serialized_start=1152
+  _globals['_CLUSTERSTATUSREPLY']._serialized_end=1517
+  _globals['_CLUSTERSTATUSREPLY_STATESENTRY']._serialized_start=1423
+  _globals['_CLUSTERSTATUSREPLY_STATESENTRY']._serialized_end=1468
+  _globals['_CLUSTERSTATUSREPLY_WAITSFORENTRY']._serialized_start=1470
+  _globals['_CLUSTERSTATUSREPLY_WAITSFORENTRY']._serialized_end=1517
+  _globals['_SHARDSREQUEST']._serialized_start=1519
+  _globals['_SHARDSREQUEST']._serialized_end=1567
+  _globals['_SHARDINFO']._serialized_start=1570
+  _globals['_SHARDINFO']._serialized_end=1777
+  _globals['_SHARDSREPLY']._serialized_start=1779
+  _globals['_SHARDSREPLY']._serialized_end=1829
+  _globals['_PLANREQUEST']._serialized_start=1831
+  _globals['_PLANREQUEST']._serialized_end=1876
+  _globals['_SHARDMOVE']._serialized_start=1879
+  _globals['_SHARDMOVE']._serialized_end=2018
+  _globals['_STORELOAD']._serialized_start=2020
+  _globals['_STORELOAD']._serialized_end=2139
+  _globals['_PLANREPLY']._serialized_start=2142
+  _globals['_PLANREPLY']._serialized_end=2332
+  _globals['_DRAINREQUEST']._serialized_start=2334
+  _globals['_DRAINREQUEST']._serialized_end=2379
+  _globals['_DRAINREPLY']._serialized_start=2381
+  _globals['_DRAINREPLY']._serialized_end=2411
+  _globals['_MOVEREQUEST']._serialized_start=2413
+  _globals['_MOVEREQUEST']._serialized_end=2459
+  _globals['_MOVEREPLY']._serialized_start=2461
+  _globals['_MOVEREPLY']._serialized_end=2490
+  _globals['_EXPLAINREQUEST']._serialized_start=2492
+  _globals['_EXPLAINREQUEST']._serialized_end=2541
+  _globals['_OPENCALL']._serialized_start=2543
+  _globals['_OPENCALL']._serialized_end=2619
+  _globals['_EXPLAINREPLY']._serialized_start=2622
+  _globals['_EXPLAINREPLY']._serialized_end=2769
+  _globals['_ADMIN']._serialized_start=2772
+  _globals['_ADMIN']._serialized_end=3413
 # @@protoc_insertion_point(module_scope)

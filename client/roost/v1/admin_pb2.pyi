@@ -276,3 +276,617 @@ class DeleteObjectReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteObjectReply: _TypeAlias = DeleteObjectReply  # noqa: Y015
+
+@_typing.final
+class ClusterStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterStatusRequest: _TypeAlias = ClusterStatusRequest  # noqa: Y015
+
+@_typing.final
+class NodeInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    LEARNERS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
+    STUCK_ON_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.str
+    session: _builtins.str
+    """16 hexadecimal digits, as etcd prints a lease; empty: it has none"""
+    address: _builtins.str
+    zone: _builtins.str
+    weight: _builtins.int
+    build: _builtins.str
+    standing: _builtins.str
+    """live, stopping, draining, away (no session), gone (drained, no session)"""
+    controller: _builtins.bool
+    """runs the controller"""
+    drained: _builtins.bool
+    """by order"""
+    owners: _builtins.int
+    """shards that it owns"""
+    replicas: _builtins.int
+    """of which it is in sync, its own among them"""
+    learners: _builtins.int
+    """for which it is catching up"""
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """stores that it cannot reach"""
+
+    @_builtins.property
+    def stuck_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """those of them that its shards wait for"""
+
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.str = ...,
+        session: _builtins.str = ...,
+        address: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        weight: _builtins.int = ...,
+        build: _builtins.str = ...,
+        standing: _builtins.str = ...,
+        controller: _builtins.bool = ...,
+        drained: _builtins.bool = ...,
+        owners: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        learners: _builtins.int = ...,
+        unreachable: _abc.Iterable[_builtins.str] | None = ...,
+        stuck_on: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "controller", b"controller", "drained", b"drained", "learners", b"learners", "owners", b"owners", "replicas", b"replicas", "session", b"session", "standing", b"standing", "store_id", b"store_id", "stuck_on", b"stuck_on", "unreachable", b"unreachable", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeInfo: _TypeAlias = NodeInfo  # noqa: Y015
+
+@_typing.final
+class ClusterStatusReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StatesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class WaitsForEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    MIN_IN_SYNC_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    shards: _builtins.int
+    replicas: _builtins.int
+    """wanted of each shard"""
+    min_in_sync: _builtins.int
+    revision: _builtins.int
+    """of the coordination store, that this is as of"""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeInfo]: ...
+    @_builtins.property
+    def states(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """shards in each state (see ShardInfo)"""
+
+    @_builtins.property
+    def waits_for(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """shards that wait for each store"""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        shards: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        min_in_sync: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        nodes: _abc.Iterable[Global___NodeInfo] | None = ...,
+        states: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        waits_for: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "min_in_sync", b"min_in_sync", "nodes", b"nodes", "replicas", b"replicas", "revision", b"revision", "shards", b"shards", "states", b"states", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterStatusReply: _TypeAlias = ClusterStatusReply  # noqa: Y015
+
+@_typing.final
+class ShardsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """only those in this state; empty: all"""
+    store_id: _builtins.str
+    """only those that it owns, holds or is to hold; empty: all"""
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        store_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardsRequest: _TypeAlias = ShardsRequest  # noqa: Y015
+
+@_typing.final
+class ShardInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    HOW_FIELD_NUMBER: _builtins.int
+    IN_SYNC_FIELD_NUMBER: _builtins.int
+    LEARNERS_FIELD_NUMBER: _builtins.int
+    WISHED_OWNER_FIELD_NUMBER: _builtins.int
+    WISHED_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    state: _builtins.str
+    """The worst that is true: waiting (for a store that has everything), failing over, missing, read-only,
+    catching up, under-replicated, moving, in sync.
+    """
+    epoch: _builtins.int
+    owner: _builtins.str
+    how: _builtins.str
+    """how it became the owner: created, handoff, failover"""
+    wished_owner: _builtins.str
+    """where the plan wants it; empty: no wish"""
+    begun: _builtins.bool
+    """the wish is within the budget"""
+    pinned: _builtins.str
+    """by order"""
+    @_builtins.property
+    def in_sync(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def learners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def wished(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def waits_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """any of these stores would do"""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        state: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        owner: _builtins.str = ...,
+        how: _builtins.str = ...,
+        in_sync: _abc.Iterable[_builtins.str] | None = ...,
+        learners: _abc.Iterable[_builtins.str] | None = ...,
+        wished_owner: _builtins.str = ...,
+        wished: _abc.Iterable[_builtins.str] | None = ...,
+        begun: _builtins.bool = ...,
+        pinned: _builtins.str = ...,
+        waits_for: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "epoch", b"epoch", "how", b"how", "in_sync", b"in_sync", "learners", b"learners", "owner", b"owner", "pinned", b"pinned", "shard", b"shard", "state", b"state", "waits_for", b"waits_for", "wished", b"wished", "wished_owner", b"wished_owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardInfo: _TypeAlias = ShardInfo  # noqa: Y015
+
+@_typing.final
+class ShardsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardInfo]: ...
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardsReply: _TypeAlias = ShardsReply  # noqa: Y015
+
+@_typing.final
+class PlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAIN_FIELD_NUMBER: _builtins.int
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def drain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as if these stores were drained"""
+
+    @_builtins.property
+    def without(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as if these stores never came back"""
+
+    def __init__(
+        self,
+        *,
+        drain: _abc.Iterable[_builtins.str] | None = ...,
+        without: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "without", b"without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRequest: _TypeAlias = PlanRequest  # noqa: Y015
+
+@_typing.final
+class ShardMove(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    NEW_OWNER_FIELD_NUMBER: _builtins.int
+    COPY_TO_FIELD_NUMBER: _builtins.int
+    DROP_FROM_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    why: _builtins.str
+    """repair, leave, zones, handoff, balance; the most urgent first"""
+    owner: _builtins.str
+    new_owner: _builtins.str
+    bytes: _builtins.int
+    """to be copied, as far as the node that answers knows"""
+    begun: _builtins.bool
+    @_builtins.property
+    def copy_to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def drop_from(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        why: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        new_owner: _builtins.str = ...,
+        copy_to: _abc.Iterable[_builtins.str] | None = ...,
+        drop_from: _abc.Iterable[_builtins.str] | None = ...,
+        bytes: _builtins.int = ...,
+        begun: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "bytes", b"bytes", "copy_to", b"copy_to", "drop_from", b"drop_from", "new_owner", b"new_owner", "owner", b"owner", "shard", b"shard", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardMove: _TypeAlias = ShardMove  # noqa: Y015
+
+@_typing.final
+class StoreLoad(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    OWNERS_BEFORE_FIELD_NUMBER: _builtins.int
+    OWNERS_AFTER_FIELD_NUMBER: _builtins.int
+    COPIES_BEFORE_FIELD_NUMBER: _builtins.int
+    COPIES_AFTER_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.str
+    owners_before: _builtins.int
+    owners_after: _builtins.int
+    copies_before: _builtins.int
+    copies_after: _builtins.int
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.str = ...,
+        owners_before: _builtins.int = ...,
+        owners_after: _builtins.int = ...,
+        copies_before: _builtins.int = ...,
+        copies_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies_after", b"copies_after", "copies_before", b"copies_before", "owners_after", b"owners_after", "owners_before", b"owners_before", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreLoad: _TypeAlias = StoreLoad  # noqa: Y015
+
+@_typing.final
+class PlanReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    HANDOFFS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
+    PEAK_BEFORE_FIELD_NUMBER: _builtins.int
+    PEAK_AFTER_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    copies: _builtins.int
+    handoffs: _builtins.int
+    bytes: _builtins.int
+    peak_before: _builtins.float
+    """the most owners of a store, as a part of the mean"""
+    peak_after: _builtins.float
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardMove]: ...
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreLoad]: ...
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """shards that wait for an in-sync member to come back"""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___ShardMove] | None = ...,
+        copies: _builtins.int = ...,
+        handoffs: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        loads: _abc.Iterable[Global___StoreLoad] | None = ...,
+        peak_before: _builtins.float = ...,
+        peak_after: _builtins.float = ...,
+        waiting: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "copies", b"copies", "handoffs", b"handoffs", "loads", b"loads", "moves", b"moves", "peak_after", b"peak_after", "peak_before", b"peak_before", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanReply: _TypeAlias = PlanReply  # noqa: Y015
+
+@_typing.final
+class DrainRequest(_message.Message):
+    """Wherever a request names a store: its id, the beginning of it if no other begins so, or its host:port."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    OFF_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.str
+    off: _builtins.bool
+    """take the order back"""
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.str = ...,
+        off: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["off", b"off", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
+
+@_typing.final
+class DrainReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainReply: _TypeAlias = DrainReply  # noqa: Y015
+
+@_typing.final
+class MoveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    store_id: _builtins.str
+    """who is to own it from now on; empty: whoever the plan says"""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        store_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveRequest: _TypeAlias = MoveRequest  # noqa: Y015
+
+@_typing.final
+class MoveReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveReply: _TypeAlias = MoveReply  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    class_name: _builtins.str
+    key: _builtins.str
+    def __init__(
+        self,
+        *,
+        class_name: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class OpenCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    stage: _builtins.str
+    """held, queued, ready, running"""
+    age_ms: _builtins.int
+    """since it arrived"""
+    waits_for: _builtins.str
+    """empty: for nothing that is known"""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        age_ms: _builtins.int = ...,
+        waits_for: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "method", b"method", "stage", b"stage", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenCall: _TypeAlias = OpenCall  # noqa: Y015
+
+@_typing.final
+class ExplainReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """of the owner; empty: it has no session"""
+    local: _builtins.bool
+    """the node that answers owns it: only then what follows means anything"""
+    live: _builtins.bool
+    """has an activation"""
+    queued: _builtins.int
+    """calls that wait to enter the object"""
+    @_builtins.property
+    def shard(self) -> Global___ShardInfo: ...
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenCall]:
+        """the oldest first, at most 100"""
+
+    def __init__(
+        self,
+        *,
+        shard: Global___ShardInfo | None = ...,
+        address: _builtins.str = ...,
+        local: _builtins.bool = ...,
+        live: _builtins.bool = ...,
+        queued: _builtins.int = ...,
+        calls: _abc.Iterable[Global___OpenCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "calls", b"calls", "live", b"live", "local", b"local", "queued", b"queued", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainReply: _TypeAlias = ExplainReply  # noqa: Y015

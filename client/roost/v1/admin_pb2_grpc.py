@@ -54,6 +54,36 @@ class AdminStub:
                 request_serializer=roost_dot_v1_dot_admin__pb2.DeleteObjectRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_admin__pb2.DeleteObjectReply.FromString,
                 _registered_method=True)
+        self.ClusterStatus = channel.unary_unary(
+                '/roost.v1.Admin/ClusterStatus',
+                request_serializer=roost_dot_v1_dot_admin__pb2.ClusterStatusRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.ClusterStatusReply.FromString,
+                _registered_method=True)
+        self.Shards = channel.unary_unary(
+                '/roost.v1.Admin/Shards',
+                request_serializer=roost_dot_v1_dot_admin__pb2.ShardsRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.ShardsReply.FromString,
+                _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/roost.v1.Admin/Plan',
+                request_serializer=roost_dot_v1_dot_admin__pb2.PlanRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.PlanReply.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/roost.v1.Admin/Drain',
+                request_serializer=roost_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.DrainReply.FromString,
+                _registered_method=True)
+        self.Move = channel.unary_unary(
+                '/roost.v1.Admin/Move',
+                request_serializer=roost_dot_v1_dot_admin__pb2.MoveRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.MoveReply.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/roost.v1.Admin/Explain',
+                request_serializer=roost_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.ExplainReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -85,6 +115,47 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClusterStatus(self, request, context):
+        """Of the whole cluster, by any node, from a fresh read of the coordination store. A node that is in no cluster
+        answers as a cluster of one, and refuses Drain and Move.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Shards(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plan(self, request, context):
+        """What the controller intends; with `drain` or `without`, what it would intend then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Orders: kept in the coordination store until they are taken back, over restarts of nodes too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Move(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Where an object is and what goes on in it. Only its owner knows the latter: a router asks that one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +178,36 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.DeleteObject,
                     request_deserializer=roost_dot_v1_dot_admin__pb2.DeleteObjectRequest.FromString,
                     response_serializer=roost_dot_v1_dot_admin__pb2.DeleteObjectReply.SerializeToString,
+            ),
+            'ClusterStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClusterStatus,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.ClusterStatusRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.ClusterStatusReply.SerializeToString,
+            ),
+            'Shards': grpc.unary_unary_rpc_method_handler(
+                    servicer.Shards,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.ShardsRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.ShardsReply.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.PlanRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.PlanReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.DrainReply.SerializeToString,
+            ),
+            'Move': grpc.unary_unary_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.MoveRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.MoveReply.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.ExplainReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +318,168 @@ class Admin:
             '/roost.v1.Admin/DeleteObject',
             roost_dot_v1_dot_admin__pb2.DeleteObjectRequest.SerializeToString,
             roost_dot_v1_dot_admin__pb2.DeleteObjectReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClusterStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/ClusterStatus',
+            roost_dot_v1_dot_admin__pb2.ClusterStatusRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.ClusterStatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Shards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Shards',
+            roost_dot_v1_dot_admin__pb2.ShardsRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.ShardsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Plan',
+            roost_dot_v1_dot_admin__pb2.PlanRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.PlanReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Drain',
+            roost_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.DrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Move',
+            roost_dot_v1_dot_admin__pb2.MoveRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.MoveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Explain',
+            roost_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.ExplainReply.FromString,
             options,
             channel_credentials,
             insecure,

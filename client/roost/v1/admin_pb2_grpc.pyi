@@ -21,6 +21,18 @@ class AdminStub:
     """
     ShowObject: _aio.UnaryUnaryMultiCallable[_admin_pb2.ShowObjectRequest, _admin_pb2.ShowObjectReply]
     DeleteObject: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteObjectRequest, _admin_pb2.DeleteObjectReply]
+    ClusterStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.ClusterStatusRequest, _admin_pb2.ClusterStatusReply]
+    """Of the whole cluster, by any node, from a fresh read of the coordination store. A node that is in no cluster
+    answers as a cluster of one, and refuses Drain and Move.
+    """
+    Shards: _aio.UnaryUnaryMultiCallable[_admin_pb2.ShardsRequest, _admin_pb2.ShardsReply]
+    Plan: _aio.UnaryUnaryMultiCallable[_admin_pb2.PlanRequest, _admin_pb2.PlanReply]
+    """What the controller intends; with `drain` or `without`, what it would intend then."""
+    Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainReply]
+    """Orders: kept in the coordination store until they are taken back, over restarts of nodes too."""
+    Move: _aio.UnaryUnaryMultiCallable[_admin_pb2.MoveRequest, _admin_pb2.MoveReply]
+    Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainReply]
+    """Where an object is and what goes on in it. Only its owner knows the latter: a router asks that one."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -53,5 +65,53 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DeleteObjectRequest,
         context: _aio.ServicerContext[_admin_pb2.DeleteObjectRequest, _abc.Awaitable[_admin_pb2.DeleteObjectReply]],
     ) -> _abc.Awaitable[_admin_pb2.DeleteObjectReply]: ...
+
+    @_abc_1.abstractmethod
+    def ClusterStatus(
+        self,
+        request: _admin_pb2.ClusterStatusRequest,
+        context: _aio.ServicerContext[_admin_pb2.ClusterStatusRequest, _abc.Awaitable[_admin_pb2.ClusterStatusReply]],
+    ) -> _abc.Awaitable[_admin_pb2.ClusterStatusReply]:
+        """Of the whole cluster, by any node, from a fresh read of the coordination store. A node that is in no cluster
+        answers as a cluster of one, and refuses Drain and Move.
+        """
+
+    @_abc_1.abstractmethod
+    def Shards(
+        self,
+        request: _admin_pb2.ShardsRequest,
+        context: _aio.ServicerContext[_admin_pb2.ShardsRequest, _abc.Awaitable[_admin_pb2.ShardsReply]],
+    ) -> _abc.Awaitable[_admin_pb2.ShardsReply]: ...
+
+    @_abc_1.abstractmethod
+    def Plan(
+        self,
+        request: _admin_pb2.PlanRequest,
+        context: _aio.ServicerContext[_admin_pb2.PlanRequest, _abc.Awaitable[_admin_pb2.PlanReply]],
+    ) -> _abc.Awaitable[_admin_pb2.PlanReply]:
+        """What the controller intends; with `drain` or `without`, what it would intend then."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _admin_pb2.DrainRequest,
+        context: _aio.ServicerContext[_admin_pb2.DrainRequest, _abc.Awaitable[_admin_pb2.DrainReply]],
+    ) -> _abc.Awaitable[_admin_pb2.DrainReply]:
+        """Orders: kept in the coordination store until they are taken back, over restarts of nodes too."""
+
+    @_abc_1.abstractmethod
+    def Move(
+        self,
+        request: _admin_pb2.MoveRequest,
+        context: _aio.ServicerContext[_admin_pb2.MoveRequest, _abc.Awaitable[_admin_pb2.MoveReply]],
+    ) -> _abc.Awaitable[_admin_pb2.MoveReply]: ...
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _admin_pb2.ExplainRequest,
+        context: _aio.ServicerContext[_admin_pb2.ExplainRequest, _abc.Awaitable[_admin_pb2.ExplainReply]],
+    ) -> _abc.Awaitable[_admin_pb2.ExplainReply]:
+        """Where an object is and what goes on in it. Only its owner knows the latter: a router asks that one."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _aio.Server) -> None: ...
