@@ -74,3 +74,25 @@ def test_output_for_a_lower_index_never_leaves_after_that_for_a_higher() -> None
     gate.offer(3, "third", own_entry=True)
     assert gate.on_committed(2) == ["first", "first again", "second"]
     assert gate.on_committed(3) == ["third"]
+
+
+def test_what_comes_while_others_wait_for_cover_leaves_behind_them() -> None:
+    covered = False
+    gate: OutputGate[str] = OutputGate(5, lambda: covered)
+    assert not gate.offer(5, "first", own_entry=False)
+    covered = True
+    assert not gate.offer(5, "second", own_entry=False), "it must not overtake"
+    assert not gate.offer(6, "third", own_entry=False)
+    assert gate.on_committed(6) == []
+    assert gate.on_covered() == ["first", "second", "third"]
+    assert gate.waiting_count() == 0
+
+
+def test_a_read_of_the_record_releases_only_what_was_there_when_it_began() -> None:
+    gate: OutputGate[str] = OutputGate(5, lambda: False)
+    for output in ("first", "second", "third"):
+        assert not gate.offer(5, output, own_entry=False)
+    count = gate.uncovered_count
+    assert gate.on_covered(count) == ["first"]
+    assert gate.uncovered_count == 2, "those behind wait for a read of their own"
+    assert gate.on_covered(gate.uncovered_count) == ["second", "third"]

@@ -81,8 +81,8 @@ class OutputGate(Generic[OutputT]):
             if own_entry:
                 released.append(output)  # R2: no further check
                 continue
-            if covered is None:
-                covered = self._is_covered()  # R3: asked after the execution
+            if covered is None:  # R3: asked after the execution; none overtakes one that waits
+                covered = not self._uncovered and self._is_covered()
             if covered:
                 released.append(output)
             else:
@@ -100,6 +100,8 @@ class OutputGate(Generic[OutputT]):
         if count is None:
             count = len(self._uncovered)
         released, self._uncovered = self._uncovered[:count], self._uncovered[count:]
+        if not self._uncovered:  # those that came while others waited for cover stand behind them
+            released += self.on_committed(self._committed)
         return released
 
     def close(self) -> None:
