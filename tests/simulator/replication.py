@@ -38,7 +38,6 @@ from roost_node.core.record import (
 )
 from roost_node.core.registry import Registry
 from roost_node.core.replication import effects
-from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.follower import Kept
 from roost_node.core.replication.messages import (
     Append,
@@ -949,6 +948,3 @@ def _show(transaction: Transaction) -> str:
         f"{s.record.owner}/{s.record.session} in_sync {','.join(s.record.in_sync)}"
         for s in transaction.swaps
     )
-
-
-__all__ = ["Shape", "World"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from roost.cluster.ids import ShardId
 from roost_node.core.record import StoreId, Wish
 from simulator import endings
 from simulator.history import ViolationError
@@ -341,6 +340,3 @@ def run(seed: int) -> World:
         error.add_note("\n".join(world.trace[-TRACE_LINES:]))
         raise
     return world
-
-
-__all__ = ["SCENARIOS", "ShardId", "run"]

@@ -205,10 +205,6 @@ class Replicas:
             if owner is None and self._is_ours(versioned):
                 self._take(shard, versioned, sessions, deaths, now_ms)
 
-    def on_etcd_answered(self, begun_ms: int) -> None:
-        """The coordination store answered a request that was begun at `begun_ms` (O6)."""
-        self.etcd_ms = max(self.etcd_ms, begun_ms)
-
     def on_wishes(self, wishes: Mapping[ShardId, Wish]) -> None:
         """What the plan wants."""
         self._wishes.update(wishes)
