@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from roost.adapters.settings import settings as settings_of
 from roost.errors import RoostError
 from roost_node.config import Limits, NodeConfig
 from roost_node.host.loader import Application, LoadError
+from roost_node.ownership.etcd_settings import etcd_options
 from roost_node.program import run
 from roost_node.storage.rocks import verify
 from roost_node.up import up
@@ -36,9 +38,12 @@ def _config(data: Path, values: dict[str, Any], *, check_effects: bool) -> NodeC
     limits = {name: value for name, value in values.items() if name in names}
     rest = {name: value for name, value in values.items() if name not in names}
     try:
-        return NodeConfig(data=data, check_effects=check_effects, limits=Limits(**limits), **rest)
+        config = NodeConfig(data=data, check_effects=check_effects, limits=Limits(**limits), **rest)
+        if config.etcd:
+            etcd_options(config, os.environ)  # a wrong one is wrong usage, before anything begins
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    return config
 
 
 def _run(config: NodeConfig, target: str, *, reload: bool) -> None:

@@ -84,6 +84,15 @@ class NodeConfig:
     etcd: str = knob(
         "", "host:port of etcd, several with commas: be a node of a cluster; empty: be alone"
     )
+    etcd_ca: str = knob(
+        "", "PEM file of the authority that signed etcd's certificates; with it TLS is used"
+    )
+    etcd_cert: str = knob("", "PEM file of this node's certificate, where etcd asks for one")
+    etcd_key: str = knob("", "PEM file of that certificate's private key")
+    etcd_user: str = knob("", "user name in etcd")
+    etcd_password_file: str = knob(
+        "", "file with that user's password; without it ROOST_ETCD_PASSWORD is the password"
+    )
     cluster: str = knob("default", "the cluster's name: its keys in etcd are below /roost/NAME")
     zone: str = knob("", "what may fail together: copies of a shard go to different zones")
     weight: int = knob(100, "share of the shards, relative to other nodes", "", 1, 10_000)

@@ -22,7 +22,7 @@ from roost_node.config import NodeConfig
 from roost_node.host.loader import Application, LoadError
 from roost_node.node import Node
 from roost_node.ownership.etcd import EtcdCoordinator
-from roost_node.ownership.etcd_link import EtcdOptions
+from roost_node.ownership.etcd_settings import etcd_options
 from roost_node.server import Server
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         coordinator = store = agreed = None
         if config.etcd:
-            coordinator = EtcdCoordinator(
-                EtcdOptions(tuple(config.etcd.split(",")), prefix=f"/roost/{config.cluster}")
-            )
+            coordinator = EtcdCoordinator(etcd_options(config, os.environ))
             store, agreed = await cluster_store(coordinator, config)
         node = await stack.enter_async_context(
             Node(
