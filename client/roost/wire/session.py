@@ -29,6 +29,13 @@ ANSWER_SLACK_MS = 40  # the owner's own word on a deadline is worth waiting for
 STREAM_BROKE = "the connection broke while the stream was open, after items had arrived"
 
 
+def may_be_asked_again(error: RoostError) -> bool:
+    """Whether the same request, sent again, may still get its answer."""
+    if isinstance(error, DeadlineExceededError) or not error.retryable:
+        return False
+    return "not run again" not in error.message  # an interleaved call that was cut stays unknown
+
+
 class StubOrder(Protocol):
     """The calls of one stub that are not finished."""
 
@@ -142,11 +149,9 @@ class CallSession:
         call = waiting.call
         assert isinstance(call, Call)
         streams = call.credit > 0
-        again = error.retryable and (error.took_effect == "no" or not streams)
-        if isinstance(error, DeadlineExceededError) or (streams and waiting.got_items):
+        again = may_be_asked_again(error)
+        if streams and (waiting.got_items or error.took_effect != "no"):
             again = False
-        if again and reply.error is not None and "not run again" in reply.error.message:
-            again = False  # an interleaved call that was found started stays unknown
         if not again:
             self._forget(waiting)
             if (

@@ -20,6 +20,7 @@ from roost.errors import DeadlineExceededError, OverloadedError, StaleCallError
 from roost.stub import Stub
 from roost.wire.codec import encode_arguments
 from roost.wire.messages import Call, Item, Link, Reply, Skip, Status, ToClient
+from roost.wire.session import may_be_asked_again
 from roost.wire.status import to_error
 from roost_node.host.call import ActiveCall, Cancelled, Output, Sink, Waiter
 
@@ -118,7 +119,9 @@ class Children:
                     refused if error.took_effect == "no" else reply
                 )  # it tells more than the time
             left_s = (call.deadline_ms - host.now_ms()) / 1000
-            if not error.retryable or error.took_effect != "no" or left_s <= pause_s:
+            # Also one that may have taken effect: its owner was deposed before it was confirmed, and the
+            # next one has its record, or never heard of it.
+            if not may_be_asked_again(error) or left_s <= pause_s:
                 return reply
             refused = reply
             if isinstance(error, OverloadedError):

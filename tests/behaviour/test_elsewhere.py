@@ -1,0 +1,77 @@
+"""Calls to objects of other nodes, from the parent's side: the other node is played by hand."""
+
+from __future__ import annotations
+
+import msgspec
+
+from behaviour.hosting import Inbox, a_call, hosting, play
+from roost import DurableObject
+from roost.cluster.ids import shard_of
+from roost.errors import NotOwnerError, OutcomeUnknownError
+from roost.wire.messages import Call, Reply, Skip
+from roost.wire.status import to_status
+from roost_node.host.call import Sink
+from roost_node.host.host import Host
+from roost_node.host.ownership import Alone
+from roost_node.host.shard import Shard
+
+
+class Parent(DurableObject):
+    async def ask(self) -> int:
+        return await self.ctx.object(Child, "child").add()
+
+
+class Child(DurableObject):
+    async def add(self) -> int:
+        raise AssertionError("it lives on another node")
+
+
+class OwnsAllBut(Alone):
+    """The child's shard is another's."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        store = host.store
+        self._not = shard_of("Child", "child", seed=store.seed, shards=store.shards)
+        assert self._not != shard_of("Parent", "parent", seed=store.seed, shards=store.shards)
+
+    def open(self, shard_id: int, now_ms: int) -> Shard:
+        if shard_id == self._not:
+            raise NotOwnerError("ask for the map")
+        return super().open(shard_id, now_ms)
+
+
+class Owners:
+    """The first one is deposed before it can confirm the call; the next one has its record."""
+
+    def __init__(self) -> None:
+        self.asked: list[Call] = []
+
+    async def send(self, call: Call, sink: Sink) -> int:
+        self.asked.append(call)
+        if len(self.asked) == 1:
+            status, info = to_status(OutcomeUnknownError("the shard changed its owner"))
+            sink.send(Reply(call.id, int(status), b"", 0, info))
+        else:
+            sink.send(Reply(call.id, 0, msgspec.msgpack.encode(7), 0, None))
+        return len(self.asked)
+
+    def cancel(self, number: int) -> None: ...
+    def add_credit(self, number: int, items: int) -> None: ...
+    def skip(self, skip: Skip) -> None: ...
+
+
+def test_a_child_call_whose_owner_is_deposed_is_asked_again() -> None:
+    async def scenario() -> None:
+        async with hosting(Parent, Child) as host:
+            host.ownership = OwnsAllBut(host)
+            host.children.elsewhere = owners = Owners()
+            inbox = Inbox()
+            host.submit(a_call(host, 1, "Parent", "parent", "ask"), inbox)
+            reply = await inbox.reply(1)
+            assert reply.status == 0, reply.error
+            assert msgspec.msgpack.decode(reply.payload) == 7
+            first, second = owners.asked
+            assert first.request_id == second.request_id
+
+    play(scenario())
