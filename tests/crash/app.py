@@ -1,6 +1,8 @@
-"""What the crash test calls."""
+"""What the tests that kill things call."""
 
 from roost import DurableObject, method
+
+PAGE = 2_000
 
 
 class Counter(DurableObject):
@@ -39,5 +41,17 @@ class Log(DurableObject):
         return self.size
 
     @method(read_only=True)
-    async def all(self) -> list[str]:
-        return [text for _, text in self.ctx.storage.list()]
+    async def read(self, after: int) -> list[str]:
+        """The next page."""
+        rows = self.ctx.storage.list(after=f"{after:08}", limit=PAGE)
+        return [text for _, text in rows]
+
+
+class Line(DurableObject):
+    last: dict[str, int] = {}
+
+    async def step_up(self, name: str, number: int) -> int:
+        """Who stood there before under this name."""
+        before = self.last.get(name, 0)
+        self.last[name] = number
+        return before
