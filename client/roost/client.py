@@ -8,6 +8,7 @@ latency, not as an error.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import deque
@@ -51,7 +52,10 @@ T = TypeVar("T")
 TICK_S = 0.005
 
 _random = random.SystemRandom()
-_random_bits = random.Random(_random.getrandbits(256)).getrandbits
+_ids = random.Random(_random.getrandbits(256))  # a call needs bits that differ, and quickly
+# A forked process would go on with the same ones: two calls with one id, of which only one takes effect.
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: _ids.seed(_random.getrandbits(256)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +308,7 @@ class Cluster:
         timeout_s = stub._timeout_s
         rid = stub._request_id
         if rid is None:
-            rid = make_request_id(now_ms, _random_bits(74))
+            rid = make_request_id(now_ms, _ids.getrandbits(74))
         else:
             object.__setattr__(stub, "_request_id", None)  # it serves one call
         order = stub._order

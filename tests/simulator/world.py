@@ -178,16 +178,16 @@ class World:
 @contextlib.contextmanager
 def seeded(rng: random.Random) -> Any:
     """Take all randomness of client and stubs from the seed."""
-    before = client_module._random, client_module._random_bits, stub_module._random
+    before = client_module._random, client_module._ids, stub_module._random
     client_module._random = rng  # type: ignore[assignment]
-    client_module._random_bits = rng.getrandbits
+    client_module._ids = rng
     stub_module._random = rng  # type: ignore[assignment]
     ticks = client_module.TICK_S, keeper_module.TICK_S
     client_module.TICK_S = keeper_module.TICK_S = TICK_S
     try:
         yield
     finally:
-        client_module._random, client_module._random_bits, stub_module._random = before
+        client_module._random, client_module._ids, stub_module._random = before
         client_module.TICK_S, keeper_module.TICK_S = ticks
 
 
