@@ -12,6 +12,7 @@ from pathlib import Path
 import roost
 from cluster.app import Counter
 from cluster.processes import Processes, running_cluster
+from cluster.whole import is_whole, status
 
 KEYS = 24
 UP_S = 60
@@ -109,7 +110,7 @@ def test_a_node_is_killed_and_comes_back(tmp_path: Path) -> None:
             await load.moves_on()
             processes.start_node(victim)
             await load.moves_on()
-            await in_sync_again(processes, victim)
+            await whole_again(processes)
 
     play(tmp_path, story)
 
@@ -121,7 +122,7 @@ def test_nodes_are_stopped_one_after_another(tmp_path: Path) -> None:
             assert ended == 0
             processes.start_node(node)
             await load.moves_on()
-            await in_sync_again(processes, node)
+            await whole_again(processes)
 
     play(tmp_path, story)
 
@@ -179,8 +180,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def in_sync_again(processes: Processes, node: str) -> None:
-    """The node follows or owns again, or the next fault would be the second at a time."""
-    before = processes.log(node).count("session registered")
-    await until(lambda: processes.log(node).count("session registered") >= max(1, before))
-    await asyncio.sleep(4)
+async def whole_again(processes: Processes) -> None:
+    """Nothing of a fault is left, or the next one would be the second at a time."""
+    addresses = [processes.address(node) for node in ("a", "b", "c")]
+    async with asyncio.timeout(UP_S):
+        while True:
+            with contextlib.suppress(roost.RoostError):
+                if is_whole(await status(addresses), addresses):
+                    return
+            await asyncio.sleep(0.1)
