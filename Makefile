@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 30
 SEEDS ?= 2000
-.PHONY: demo test check fmt proto docs crash sim bench clean
+.PHONY: demo test check fmt proto docs crash faults sim bench clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,9 @@ docs: .venv/ready
 
 crash: .venv/ready
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/crash --rounds=$(ROUNDS)
+
+faults: .venv/ready
+	$(BIN)/python -m pytest -q -s --timeout=0 tests/rounds --faults=$(ROUNDS) $(FAULTS)
 
 sim: .venv/ready
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/simulation --seeds=$(SEEDS)

@@ -12,5 +12,8 @@ settings.load_profile("roost")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=30, help="kills in the crash test")
+    parser.addoption("--faults", type=int, default=6, help="rounds of faults against a cluster")
+    parser.addoption("--only-fault", default="", help="this one in every round (rounds/faults.py)")
+    parser.addoption("--etcd-down", type=float, default=12, help="seconds, where etcd stops")
     parser.addoption("--seeds", type=int, default=300, help="runs of the simulation")
     parser.addoption("--seed", type=int, default=None, help="replay this seed")
