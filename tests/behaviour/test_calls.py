@@ -318,6 +318,18 @@ def test_one_request_id_takes_effect_once(run: Run) -> None:
     run(scenario, Account)
 
 
+def test_a_request_is_not_run_again_because_its_object_was_deleted(run: Run) -> None:
+    async def scenario(cluster: roost.Cluster) -> None:
+        ann = cluster.object(Account, "ann")
+        rid = roost.new_request_id()
+        assert await roost.options(ann, request_id=rid).deposit(5) == 5
+        assert await cluster.delete(Account, "ann")
+        assert await roost.options(ann, request_id=rid).deposit(5) == 5
+        assert await ann.get() == 0
+
+    run(scenario, Account)
+
+
 def test_a_failed_request_gets_the_same_error_again(run: Run) -> None:
     async def scenario(cluster: roost.Cluster) -> None:
         ann = cluster.object(Account, "ann")

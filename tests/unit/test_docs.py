@@ -64,7 +64,8 @@ def test_every_relative_link_leads_somewhere() -> None:
 
 def functions_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
-    return {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
 def test_every_test_that_the_documentation_names_exists() -> None:
@@ -77,6 +78,21 @@ def test_every_test_that_the_documentation_names_exists() -> None:
                 missing.append(f"{page.relative_to(ROOT)}: {path}::{name}")
     assert not missing
     assert count, "no page names a test"
+
+
+def test_every_hazard_is_attacked_or_excused() -> None:
+    page = (DOCS / "GUARANTEES.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \| (.+) \| (.+) \|$", page, re.M)
+    assert [int(number) for number, *_ in rows] == list(range(1, 51))
+    variants, faults = generator().variants(), functions_of(ROOT / "tests/rounds/faults.py")
+    for number, _, rule, attack in rows:
+        says_why_not = re.search(r"\byet\b|\bnot tested\b", rule + attack)
+        is_attacked = re.search(r"tests/|broken|simulated|rounds", attack)
+        assert is_attacked or says_why_not, f"{number} is neither attacked nor excused"
+        for name in re.findall(r"broken ((?:`\w+`(?:, )?)+)", attack):
+            assert set(re.findall(r"\w+", name)) <= variants, (number, name)
+        for name in re.findall(r"rounds \(((?:`\w+`(?:, )?)+)", attack):
+            assert set(re.findall(r"\w+", name)) <= faults, (number, name)
 
 
 def test_every_rule_that_the_code_cites_exists() -> None:
