@@ -82,9 +82,10 @@ class Machines:
         ]
 
     async def kill(self, name: str) -> None:
-        process = self._processes.pop(name)
-        process.kill()
-        await asyncio.to_thread(process.wait, END_S)
+        """Everything that runs there, at once."""
+        self.freeze(name)  # or one that looks after another would see it end
+        self.network.signal(name, signal.SIGKILL)
+        await asyncio.to_thread(self._processes.pop(name).wait, END_S)
 
     async def stop(self, name: str) -> None:
         """SIGTERM, and wait for a good end."""
@@ -94,10 +95,10 @@ class Machines:
         assert status == 0, f"{name} ended with {status}"
 
     def freeze(self, name: str) -> None:
-        self._processes[name].send_signal(signal.SIGSTOP)
+        self.network.signal(name, signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        self._processes[name].send_signal(signal.SIGCONT)
+        self.network.signal(name, signal.SIGCONT)
 
     def wipe(self, name: str) -> None:
         """Its disk is new."""
@@ -138,7 +139,7 @@ class Machines:
         return "\n".join(f"-- {path.name}\n{path.read_text()[-LOG_TAIL:]}" for path in paths)
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.kill()
+        for name in self._processes:
+            self.network.signal(name, signal.SIGKILL)
         for process in self._processes.values():
             process.wait()

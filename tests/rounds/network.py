@@ -11,6 +11,7 @@ when a cable is cut or a rule of a firewall is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -82,6 +83,12 @@ class Network:
         """The command that runs this one on a machine, under the same process id."""
         return ["nsenter", f"--net=/run/netns/roost-{name}", *command]
 
+    def signal(self, name: str, number: int) -> None:
+        """To every process on a machine."""
+        for pid in _ip("netns", "pids", f"roost-{name}").split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
+
     def cut(self, sender: str, to: str) -> None:
         """From now on nothing that `sender` sends reaches `to`."""
         lost = ("lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
@@ -92,9 +99,10 @@ class Network:
         _ip("-n", f"roost-{sender}", "neigh", "del", self.addresses[to], "dev", "eth0")
 
 
-def _ip(*arguments: str) -> None:
+def _ip(*arguments: str) -> str:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
 
 
 def run_sealed(module: str, arguments: Sequence[str]) -> int:
