@@ -84,6 +84,7 @@ async def attack(
 
 async def run(machines: Machines, options: argparse.Namespace) -> None:
     machines.start_all()
+    looking_after = asyncio.create_task(machines.look_after_etcd())
     await machines.until_whole(START_S)
     routers = [machines.address(name) for name in ROUTERS]
     async with contextlib.AsyncExitStack() as stack:
@@ -95,6 +96,7 @@ async def run(machines: Machines, options: argparse.Namespace) -> None:
         direct = roost.connect(*nodes, timeout=CALL_S, direct=True)
         clusters.append(await stack.enter_async_context(direct))
         await attack(machines, clusters, options)
+    looking_after.cancel()
 
 
 def main() -> None:
