@@ -8,79 +8,35 @@ written down in the coordination store: the controller acts on it, and nodes tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable
 
 import grpc
 import grpc.aio
 import msgspec
 
-from roost import __version__
 from roost.adapters.serving import abort
 from roost.adapters.translate import info_to_pb
-from roost.cluster.ids import HASH_NAME, ShardId, check_key, shard_of
+from roost.cluster.ids import ShardId, check_key, shard_of
 from roost.errors import InvalidArgumentError, RoostError
-from roost.v1 import admin_pb2, admin_pb2_grpc
-from roost_node.core.overview import NodeView, ShardView, alone, overview, places_now
+from roost.v1 import admin_pb2
+from roost_node.core.overview import NodeView, ShardView, overview, places_now, store_of
 from roost_node.core.placement.plan import Situation
 from roost_node.core.placement.preview import Preview, preview
 from roost_node.core.placement.roster import Place, Standing
 from roost_node.core.placement.starts import Budgets
-from roost_node.core.record import NO_SESSION, Leader, Map, SessionInfo, StoreId
+from roost_node.core.record import NO_SESSION, Map, StoreId
 from roost_node.host import catalog
 from roost_node.host.explain import explain
 from roost_node.node import Node
+from roost_node.rescue import RescueServicer
+from roost_node.view import ClusterView
 
 
-class ClusterView(Protocol):
-    """What operators' questions need of the coordination store; a `Coordinator` is one."""
-
-    async def read(self) -> Map:
-        """Everything, as of now."""
-
-    async def leader(self) -> Leader | None:
-        """Who runs the controller."""
-
-    async def drain(self, store: StoreId, wanted: bool) -> None:
-        """Order a store to be emptied, or no longer."""
-
-    async def pin(self, shard: ShardId, store: StoreId | None) -> None:
-        """Order a store to own a shard, or no longer."""
-
-
-class Alone(ClusterView):
-    """The view of a node that is in no cluster."""
-
-    def __init__(self, node: Node, address: Callable[[], str]) -> None:
-        self._node = node
-        self._address = address
-
-    async def read(self) -> Map:
-        """One node, and everything is its own."""
-        store = self._node.store
-        me = SessionInfo(StoreId(store.store_id), NO_SESSION, self._address(), build=__version__)
-        return alone(store.cluster_id, store.shards, store.seed, HASH_NAME, me)
-
-    async def leader(self) -> Leader | None:
-        """Nobody has to."""
-        return None
-
-    async def drain(self, store: StoreId, wanted: bool) -> None:
-        """Refused."""
-        raise InvalidArgumentError(_ALONE)
-
-    async def pin(self, shard: ShardId, store: StoreId | None) -> None:
-        """Refused."""
-        raise InvalidArgumentError(_ALONE)
-
-
-_ALONE = "this node is in no cluster: there is nowhere to move anything to"
-
-
-class Admin(admin_pb2_grpc.AdminServicer):
+class Admin(RescueServicer):
     """The service of operators."""
 
     def __init__(self, node: Node, view: ClusterView) -> None:
+        super().__init__(node, view)
         self._node = node
         self._view = view
 
@@ -291,20 +247,6 @@ class Admin(admin_pb2_grpc.AdminServicer):
                     waits_for=call.waits_for,
                 )
         return reply
-
-
-def store_of(text: str, found: Map) -> StoreId:
-    """Whom an operator means. Raises InvalidArgumentError, with those that there are."""
-    places = places_now(found)
-    by_address = [info.store for info in found.sessions.values() if info.address == text]
-    named = by_address or [store for store in places if text and store.startswith(text)]
-    if StoreId(text) in places:
-        named = [StoreId(text)]
-    if len(named) != 1:
-        raise InvalidArgumentError(
-            f"{len(named) or 'no'} stores are called {text!r}: there is {', '.join(places)}"
-        )
-    return named[0]
 
 
 def _supposed(found: Map, drained: set[StoreId], gone: frozenset[StoreId]) -> Situation:

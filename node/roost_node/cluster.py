@@ -16,8 +16,10 @@ from roost.cluster.shard_map import Shape, ShardMap
 from roost.cluster.shard_map import ShardRecord as Owned
 from roost.errors import StoreError
 from roost_node.config import NodeConfig
+from roost_node.core.overview import overview
 from roost_node.core.record import NO_SESSION, ClusterConfig, Map, SessionId, SessionInfo, StoreId
 from roost_node.core.replication.replicas import Replicas
+from roost_node.core.rescue import lost_here
 from roost_node.core.session import Confirmed, Doubted, Lost, Registered
 from roost_node.node import Node
 from roost_node.ownership.controller import Controller
@@ -28,6 +30,11 @@ from roost_node.ownership.coordinator import (
     UnansweredError,
 )
 from roost_node.ownership.session import SessionLoop
+from roost_node.replication.generation import (
+    Believed,
+    read_generation,
+    settle_generation,
+)
 from roost_node.replication.neighbours import Neighbours
 from roost_node.replication.peer_server import PeerServer
 from roost_node.replication.peers import Peers
@@ -75,6 +82,8 @@ async def cluster_store(
         HASH_NAME,
         replicas=config.replicas,
         min_in_sync=max(1, config.replicas - 1),
+        # Where there was a cluster and etcd has lost it, its shards are not to be created anew (O7).
+        generation=0 if found is not None and read_generation(found) else 1,
     )
     try:
         if found is not None:
@@ -151,6 +160,9 @@ class Member:
         store, host = node.store, node.host
         me = StoreId(store.store_id)
         replica_log = ReplicaLog(store)
+        self._believed = Believed(
+            settle_generation(store, self._config.generation), host.committer.write
+        )
         self.replicas = Replicas(
             me, replica_log.load(), boot_ms(), min_in_sync=self._config.min_in_sync
         )
@@ -168,7 +180,7 @@ class Member:
         self._peers = Peers(
             me,
             self._config.cluster_id,
-            self._config.generation,
+            self._believed.generation,
             self.replicator,
             self._tasks,
             self._random,
@@ -179,7 +191,7 @@ class Member:
         self._neighbours = Neighbours(self._addresses)
         host.children.elsewhere = self._neighbours
         self.peer_server = PeerServer(self._peers)
-        self._controller = Controller(self._coordinator, boot_ms, self._config.generation)
+        self._controller = Controller(self._coordinator, boot_ms, self._believed.generation)
         self._map = ShardMap(Shape(store.cluster_id, HASH_NAME, store.seed, store.shards))
         return self
 
@@ -191,6 +203,7 @@ class Member:
             raise StoreError(
                 "this node listens on every address: say with --advertise host:port where others reach it"
             )
+        await self._check_last_copies(me)
         info = SessionInfo(
             me, NO_SESSION, address, zone=self._zone, weight=self._weight, build=__version__
         )
@@ -205,6 +218,26 @@ class Member:
             create(self.replicator.run()),
             create(self._report()),
         ]
+
+    async def _check_last_copies(self, me: StoreId) -> None:
+        """M8: raises StoreError where we should have the last copies and have nothing."""
+        while True:
+            try:
+                found = await self._coordinator.read()
+                break
+            except CoordinatorDownError as error:
+                log.warning("etcd does not answer yet", extra={"error": error.message})
+        lost = lost_here(found, me, {s for s, k in self.replicas.kept.items() if k.shape.end})
+        if lost:
+            raise StoreError(
+                f"store {me} has the only copies of {len(lost)} shards ({lost[0]} and so on), as etcd says, and"
+                " this directory has nothing of them: give the one that it had; if that is lost for good, an"
+                " empty one, and `roost cluster give-up` for the shards"
+            )
+        if waiting := overview(found, None).waits_for():
+            log.warning(
+                "shards wait for stores that are not there", extra={"stores": ",".join(waiting)}
+            )
 
     async def __aexit__(
         self,
@@ -250,6 +283,8 @@ class Member:
     def on_map(self, found: Map, begun_ms: int, as_of: SessionId) -> None:
         """A read of everything (`Records`)."""
         assert self._session is not None, "maps are read by a member that has joined"
+        if not self._believed.takes(found, self._coordinator.restored, self._on_generation):
+            return  # O7
         self._session.see(found.sessions, as_of)
         self.replicator.on_map(found, begun_ms)
         news = [
@@ -268,6 +303,14 @@ class Member:
         changed = self._map.merge(news)
         if changed:
             self._publish(self._map, changed)
+
+    def _on_generation(self) -> None:
+        """A new history begins: nothing of the old one is carried over, as into a new session (O4)."""
+        session = self.replicas.session
+        self._peers.generation = self._believed.generation
+        if session != NO_SESSION:
+            self.replicator.on_session_lost()
+            self.replicator.on_session(session)
 
     def on_change_answered(
         self, shard: ShardId, token: int, succeeded: bool | None, revision: int

@@ -58,10 +58,11 @@ from roost.wire.messages import (
     Skip,
     ToClient,
 )
-from roost_node.admin import Admin, Alone, ClusterView
+from roost_node.admin import Admin
 from roost_node.host.call import ActiveCall, Cancelled, Waiter
 from roost_node.node import Node
 from roost_node.replication.peer_server import PeerServer
+from roost_node.view import Alone, ClusterView
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opene
 from roost.errors import UnavailableError
 from roost.v1 import admin_pb2, objects_pb2
 from roost.wire.messages import Call, Cancel, Credit, Query, Skip, ToServer
-from roost_router.admin import ANSWER_S, Operators
 from roost_router.core.calls import Client, Forwarded, Kind
 from roost_router.frames import QUERY_MS, server_frames
+from roost_router.operators import ANSWER_S, Operators
 from roost_router.router import Router
 
 

@@ -16,6 +16,7 @@ from roost_node.core.record import (
     ClusterConfig,
     DeathRecord,
     Epoch,
+    Event,
     Guard,
     How,
     Leader,
@@ -536,5 +537,38 @@ def test_the_format_level_rises_when_every_node_can_write_it(place: Place) -> No
         with pytest.raises(CoordinatorRefusedError, match="newer build"):
             await node.open_session(info(B, format_level=1), TTL_S)
         assert await node.keep_alive(new)
+
+    place.run(story())
+
+
+# --- what cannot be undone
+
+
+def event(name: str, generation: int = 0) -> Event:
+    return Event(name, 1, "something", A, generation, (SEVEN,), (B,))
+
+
+def test_a_generation_begins_once_and_leaves_an_event(place: Place) -> None:
+    async def story() -> None:
+        node, other = await a_cluster(place), place.connect()
+        assert (await node.raise_generation(event("0-a", 3))).generation == 3
+        assert (await other.raise_generation(event("1-b", 3))).generation == 3
+        assert (await other.raise_generation(event("2-c", 2))).generation == 3, "never down"
+        assert (await other.read()).config.generation == 3
+        assert await other.events() == [event("0-a", 3)]
+
+    place.run(story())
+
+
+def test_an_event_is_written_with_the_change_that_it_tells_of_or_not_at_all(place: Place) -> None:
+    async def story() -> None:
+        node = await a_cluster(place)
+        done = Transaction((swap(SEVEN, 0, 1),), event=event("5-a"))
+        assert (await node.apply(done)).succeeded
+        assert not (
+            await node.apply(Transaction((swap(SEVEN, 0, 2),), event=event("6-b")))
+        ).succeeded
+        assert (await node.apply(Transaction((swap(EIGHT, 0, 1),), event=event("4-c")))).succeeded
+        assert await node.events() == [event("4-c"), event("5-a")], "by their time"
 
     place.run(story())

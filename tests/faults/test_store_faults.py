@@ -261,6 +261,7 @@ def test_verify_reads_every_block(tmp_path: Path) -> None:
         (layout.dedup_key(1, 7, layout.object_id("C", "k"), b"i" * 16), b"\xc0"),
         (layout.head_key(1), records.encode_head(1, 1, b"", 1)[:-1]),
         (layout.CLOCK_KEY, b""),
+        (layout.GENERATION_KEY, b"\xc1"),
         (b"\0\1\x77", b""),
     ],
 )
@@ -277,10 +278,11 @@ def test_verify_decodes_what_roost_wrote(tmp_path: Path, key: bytes, raw: bytes)
             ),
             (layout.head_key(2), records.encode_head(1, 1, b"", 1)),
             (layout.CLOCK_KEY, records.encode_clock(1)),
+            (layout.GENERATION_KEY, records.encode_generation(1)),
         ]
     )
     store.close()
-    assert verify(tmp_path)[0] == 5
+    assert verify(tmp_path)[0] == 6
     store = RocksStore.open(tmp_path)
     store.write([(key, raw)])
     store.close()

@@ -8,8 +8,7 @@ import pytest
 from planning.town import Town
 from roost.cluster.ids import ShardId
 from roost.errors import InvalidArgumentError
-from roost_node.admin import store_of
-from roost_node.core.overview import ShardState, alone, overview, places_now
+from roost_node.core.overview import ShardState, alone, overview, places_now, store_of
 from roost_node.core.placement.roster import Standing
 from roost_node.core.record import (
     NO_SESSION,

@@ -10,7 +10,6 @@ from roost.cluster.ids import HASH_NAME
 from roost.cluster.shard_map import Shape, ShardRecord
 from roost.errors import InvalidArgumentError
 from roost.v1 import admin_pb2, objects_pb2
-from roost_router.admin import merge_pages
 from roost_router.core.admission import Admission
 from roost_router.core.calls import Client, Kind, Link, Sent
 from roost_router.core.forward import Forwarder
@@ -25,6 +24,7 @@ from roost_router.frames import (
     server_frames,
     take_client_frame,
 )
+from roost_router.operators import merge_pages
 
 NOW_MS = 1_700_000_000_000
 

@@ -31,7 +31,7 @@ class _Commands(click.Group):
 def build() -> click.Group:
     """The command with all that is installed."""
     from roost import __version__
-    from roost.cli import bench, calls, cluster, objects
+    from roost.cli import bench, calls, cluster, objects, rescue
 
     group = _Commands(
         "roost",
@@ -42,7 +42,7 @@ def build() -> click.Group:
     for command in (
         *(calls.call, objects.objects, bench.bench),
         *(cluster.status, cluster.shards, cluster.plan, cluster.explain),
-        *(cluster.drain, cluster.move),
+        *(cluster.drain, cluster.move, rescue.cluster),
     ):
         group.add_command(command)
     for entry in entry_points(group="roost.commands"):

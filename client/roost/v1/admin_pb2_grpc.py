@@ -84,6 +84,31 @@ class AdminStub:
                 request_serializer=roost_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_admin__pb2.ExplainReply.FromString,
                 _registered_method=True)
+        self.Copies = channel.unary_unary(
+                '/roost.v1.Admin/Copies',
+                request_serializer=roost_dot_v1_dot_admin__pb2.CopiesRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.CopiesReply.FromString,
+                _registered_method=True)
+        self.Recover = channel.unary_unary(
+                '/roost.v1.Admin/Recover',
+                request_serializer=roost_dot_v1_dot_admin__pb2.RecoverRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.RescueReply.FromString,
+                _registered_method=True)
+        self.GiveUp = channel.unary_unary(
+                '/roost.v1.Admin/GiveUp',
+                request_serializer=roost_dot_v1_dot_admin__pb2.GiveUpRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.RescueReply.FromString,
+                _registered_method=True)
+        self.RaiseFormat = channel.unary_unary(
+                '/roost.v1.Admin/RaiseFormat',
+                request_serializer=roost_dot_v1_dot_admin__pb2.RaiseFormatRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.RaiseFormatReply.FromString,
+                _registered_method=True)
+        self.Events = channel.unary_unary(
+                '/roost.v1.Admin/Events',
+                request_serializer=roost_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_admin__pb2.EventsReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -156,6 +181,42 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Copies(self, request, context):
+        """What the disk of the node that is asked holds of each shard.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recover(self, request, context):
+        """After the coordination store was restored from a backup: write the shards' records from the nodes' disks, and
+        raise the cluster's generation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GiveUp(self, request, context):
+        """Of shards of which no in-sync member will ever come back: go on with what is left, and lose the rest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RaiseFormat(self, request, context):
+        """Let all nodes write a newer format.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Events(self, request, context):
+        """What was done that cannot be undone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -208,6 +269,31 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=roost_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=roost_dot_v1_dot_admin__pb2.ExplainReply.SerializeToString,
+            ),
+            'Copies': grpc.unary_unary_rpc_method_handler(
+                    servicer.Copies,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.CopiesRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.CopiesReply.SerializeToString,
+            ),
+            'Recover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recover,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.RecoverRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.RescueReply.SerializeToString,
+            ),
+            'GiveUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveUp,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.GiveUpRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.RescueReply.SerializeToString,
+            ),
+            'RaiseFormat': grpc.unary_unary_rpc_method_handler(
+                    servicer.RaiseFormat,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.RaiseFormatRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.RaiseFormatReply.SerializeToString,
+            ),
+            'Events': grpc.unary_unary_rpc_method_handler(
+                    servicer.Events,
+                    request_deserializer=roost_dot_v1_dot_admin__pb2.EventsRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_admin__pb2.EventsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -480,6 +566,141 @@ class Admin:
             '/roost.v1.Admin/Explain',
             roost_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
             roost_dot_v1_dot_admin__pb2.ExplainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Copies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Copies',
+            roost_dot_v1_dot_admin__pb2.CopiesRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.CopiesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Recover',
+            roost_dot_v1_dot_admin__pb2.RecoverRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.RescueReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/GiveUp',
+            roost_dot_v1_dot_admin__pb2.GiveUpRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.RescueReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RaiseFormat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/RaiseFormat',
+            roost_dot_v1_dot_admin__pb2.RaiseFormatRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.RaiseFormatReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Events(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.Admin/Events',
+            roost_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
+            roost_dot_v1_dot_admin__pb2.EventsReply.FromString,
             options,
             channel_credentials,
             insecure,

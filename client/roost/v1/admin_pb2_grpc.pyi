@@ -33,6 +33,18 @@ class AdminStub:
     Move: _aio.UnaryUnaryMultiCallable[_admin_pb2.MoveRequest, _admin_pb2.MoveReply]
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainReply]
     """Where an object is and what goes on in it. Only its owner knows the latter: a router asks that one."""
+    Copies: _aio.UnaryUnaryMultiCallable[_admin_pb2.CopiesRequest, _admin_pb2.CopiesReply]
+    """What the disk of the node that is asked holds of each shard."""
+    Recover: _aio.UnaryUnaryMultiCallable[_admin_pb2.RecoverRequest, _admin_pb2.RescueReply]
+    """After the coordination store was restored from a backup: write the shards' records from the nodes' disks, and
+    raise the cluster's generation.
+    """
+    GiveUp: _aio.UnaryUnaryMultiCallable[_admin_pb2.GiveUpRequest, _admin_pb2.RescueReply]
+    """Of shards of which no in-sync member will ever come back: go on with what is left, and lose the rest."""
+    RaiseFormat: _aio.UnaryUnaryMultiCallable[_admin_pb2.RaiseFormatRequest, _admin_pb2.RaiseFormatReply]
+    """Let all nodes write a newer format."""
+    Events: _aio.UnaryUnaryMultiCallable[_admin_pb2.EventsRequest, _admin_pb2.EventsReply]
+    """What was done that cannot be undone."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -113,5 +125,47 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_admin_pb2.ExplainRequest, _abc.Awaitable[_admin_pb2.ExplainReply]],
     ) -> _abc.Awaitable[_admin_pb2.ExplainReply]:
         """Where an object is and what goes on in it. Only its owner knows the latter: a router asks that one."""
+
+    @_abc_1.abstractmethod
+    def Copies(
+        self,
+        request: _admin_pb2.CopiesRequest,
+        context: _aio.ServicerContext[_admin_pb2.CopiesRequest, _abc.Awaitable[_admin_pb2.CopiesReply]],
+    ) -> _abc.Awaitable[_admin_pb2.CopiesReply]:
+        """What the disk of the node that is asked holds of each shard."""
+
+    @_abc_1.abstractmethod
+    def Recover(
+        self,
+        request: _admin_pb2.RecoverRequest,
+        context: _aio.ServicerContext[_admin_pb2.RecoverRequest, _abc.Awaitable[_admin_pb2.RescueReply]],
+    ) -> _abc.Awaitable[_admin_pb2.RescueReply]:
+        """After the coordination store was restored from a backup: write the shards' records from the nodes' disks, and
+        raise the cluster's generation.
+        """
+
+    @_abc_1.abstractmethod
+    def GiveUp(
+        self,
+        request: _admin_pb2.GiveUpRequest,
+        context: _aio.ServicerContext[_admin_pb2.GiveUpRequest, _abc.Awaitable[_admin_pb2.RescueReply]],
+    ) -> _abc.Awaitable[_admin_pb2.RescueReply]:
+        """Of shards of which no in-sync member will ever come back: go on with what is left, and lose the rest."""
+
+    @_abc_1.abstractmethod
+    def RaiseFormat(
+        self,
+        request: _admin_pb2.RaiseFormatRequest,
+        context: _aio.ServicerContext[_admin_pb2.RaiseFormatRequest, _abc.Awaitable[_admin_pb2.RaiseFormatReply]],
+    ) -> _abc.Awaitable[_admin_pb2.RaiseFormatReply]:
+        """Let all nodes write a newer format."""
+
+    @_abc_1.abstractmethod
+    def Events(
+        self,
+        request: _admin_pb2.EventsRequest,
+        context: _aio.ServicerContext[_admin_pb2.EventsRequest, _abc.Awaitable[_admin_pb2.EventsReply]],
+    ) -> _abc.Awaitable[_admin_pb2.EventsReply]:
+        """What was done that cannot be undone."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _aio.Server) -> None: ...

@@ -32,9 +32,12 @@ class Age(enum.Enum):
     AHEAD = 3  # its record would be kept too long, or forgotten too soon
 
 
-def age_of(first_sent_ms: int, log_time_ms: int, now_ms: int) -> Age:
-    """Judge a request id's time against the shard's log time (L5)."""
-    if first_sent_ms < log_time_ms - DEDUP_WINDOW_MS:
+def age_of(first_sent_ms: int, log_time_ms: int, now_ms: int, given_up_ms: int = 0) -> Age:
+    """Judge a request id's time against the shard's log time (L5).
+
+    `given_up_ms`: when records were lost with the shard's data (M8).
+    """
+    if first_sent_ms < log_time_ms - DEDUP_WINDOW_MS or first_sent_ms < given_up_ms:
         return Age.EXPIRED
     if first_sent_ms > (log_time_ms if log_time_ms > now_ms else now_ms) + AHEAD_MS_MAX:
         return Age.AHEAD

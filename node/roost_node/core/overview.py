@@ -13,6 +13,7 @@ from collections import Counter
 import msgspec
 
 from roost.cluster.ids import ShardId
+from roost.errors import InvalidArgumentError
 from roost_node.core.placement.roster import Place, Standing, named_in
 from roost_node.core.record import (
     ClusterConfig,
@@ -133,6 +134,20 @@ def places_now(found: Map, gone: frozenset[StoreId] = frozenset()) -> dict[Store
             standing = Standing.DRAINING if info.draining else standing
             places[store] = Place(standing, info.zone, info.weight)
     return places
+
+
+def store_of(text: str, found: Map) -> StoreId:
+    """Whom an operator means. Raises InvalidArgumentError, with those that there are."""
+    places = places_now(found)
+    by_address = [info.store for info in found.sessions.values() if info.address == text]
+    named = by_address or [store for store in places if text and store.startswith(text)]
+    if StoreId(text) in places:
+        named = [StoreId(text)]
+    if len(named) != 1:
+        raise InvalidArgumentError(
+            f"{len(named) or 'no'} stores are called {text!r}: there is {', '.join(places)}"
+        )
+    return named[0]
 
 
 def _shard(found: Map, places: dict[StoreId, Place], shard: ShardId) -> ShardView:

@@ -8,6 +8,7 @@
 <prefix>/wishes/<n>          Wish            where the plan wants the shard; written by the controller alone
 <prefix>/drains/<store>      Order           an operator wants this store emptied; outlives its sessions
 <prefix>/pins/<n>            Order           an operator wants this store to own the shard
+<prefix>/events/<id>         Event           an operator did what cannot be undone; kept for good
 <prefix>/controller          Leader          the election, under the leader's lease
 ```
 
@@ -38,6 +39,9 @@ Epoch = NewType("Epoch", int)
 
 NO_SESSION = SessionId(0)
 
+FORMAT_LEVEL = 1
+"""The newest on-disk and wire format that this build can write; older ones it can read."""
+
 OPERATIONS_MAX = 128
 """Conditions, or changes, of one transaction: what etcd takes unless told otherwise (max-txn-ops)."""
 
@@ -62,6 +66,8 @@ class ShardRecord(msgspec.Struct, frozen=True):
     previous: SessionId = NO_SESSION  # the owner's before the last change of owner
     target: StoreId = StoreId("")  # whom the plan wants as owner; the owner hands off when it can
     nonce: int = 0  # makes a rewrite of the same record another value (O2)
+    reborn: Epoch = Epoch(0)  # logs whose last epoch is below may differ from ours anywhere (M8)
+    given_up_ms: int = 0  # server time: what became of calls first sent before it nobody knows (M8)
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -81,7 +87,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     zone: str = ""
     weight: int = 100  # its share of owners, relative to others
     build: str = ""
-    format_level: int = 1  # the newest on-disk and wire format that it can write
+    format_level: int = FORMAT_LEVEL  # the newest on-disk and wire format that it can write
     draining: bool = False  # wants to own and replicate nothing; in a `Map` also: is to, by order
     stopping: bool = False  # about to end: wants to own nothing, keeps its copies for its return
     unreachable: tuple[StoreId, ...] = ()  # whom it cannot reach (F2)
@@ -105,13 +111,25 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     replicas: int = 3
     min_in_sync: int = 2
     format_level: int = 1  # raised by command when every node can write it
-    generation: int = 1  # raised by hand when data was given up or etcd was restored (M8, O7)
+    generation: int = 1  # raised by an operator after etcd was restored or lost (O7)
 
 
 class Order(msgspec.Struct, frozen=True):
     """What an operator wants, until it is taken back: `drains/<store>`, or the owner in `pins/<n>`."""
 
     store: StoreId
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that an operator did and that cannot be undone (`events/<id>`)."""
+
+    id: str  # begins with the time: events sort by it
+    at_ms: int
+    what: str
+    by: StoreId  # whose node carried it out
+    generation: int = 0  # of the cluster, from here on
+    shards: tuple[ShardId, ...] = ()
+    stores: tuple[StoreId, ...] = ()  # that were left out
 
 
 class Leader(msgspec.Struct, frozen=True):
@@ -155,12 +173,14 @@ class Transaction(msgspec.Struct, frozen=True):
     reap: SessionInfo | None = None  # delete this session's key if it still holds it, and ...
     death: DeathRecord | None = None  # ... write down that it was proven dead
     wishes: tuple[tuple[ShardId, Wish], ...] = ()  # put, whatever was there
+    event: Event | None = None
 
     @property
     def operations(self) -> int:
         """What counts against `OPERATIONS_MAX`; a reap and its death are four."""
         ends = self.reap is not None or self.death is not None
-        return len(self.swaps) + len(self.guards) + len(self.wishes) + (4 if ends else 0)
+        others = (4 if ends else 0) + (self.event is not None)
+        return len(self.swaps) + len(self.guards) + len(self.wishes) + others
 
 
 class Applied(msgspec.Struct, frozen=True):

@@ -7,11 +7,14 @@ are applied after their sender gave up (O2) in front of it.
 
 from __future__ import annotations
 
+import msgspec
+
 from roost.cluster.ids import ShardId
 from roost_node.core.record import (
     Applied,
     ClusterConfig,
     DeathRecord,
+    Event,
     Leader,
     Map,
     SessionId,
@@ -37,6 +40,7 @@ class Registry:
         self.wishes: dict[ShardId, Wish] = {}
         self.drains: set[StoreId] = set()
         self.pins: dict[ShardId, StoreId] = {}
+        self.events: dict[str, Event] = {}
         self.controller: Leader | None = None
         self.last_session = 1  # never given twice, not even after a restore
 
@@ -44,6 +48,15 @@ class Registry:
         """Create the cluster, if it is not there; what is there."""
         if self.config is None:
             self.config = proposed
+            self.revision += 1
+        return self.config
+
+    def raise_generation(self, event: Event) -> ClusterConfig:
+        """To the event's; nothing if it is that high already."""
+        assert self.config is not None, "a generation before the cluster was created"
+        if self.config.generation < event.generation:
+            self.config = msgspec.structs.replace(self.config, generation=event.generation)
+            self.events[event.id] = event
             self.revision += 1
         return self.config
 
@@ -117,6 +130,8 @@ class Registry:
         if wanted.death is not None:
             self.deaths[wanted.death.session] = wanted.death
         self.wishes.update(wanted.wishes)
+        if wanted.event is not None:
+            self.events[wanted.event.id] = wanted.event
         return Applied(True, self.revision)
 
     def _holds(self, wanted: Transaction) -> bool:

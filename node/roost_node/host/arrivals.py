@@ -75,14 +75,20 @@ class Arrivals:
             )
         activation.used_ms = now_ms
         shard = activation.shard
-        age = age_of(first_sent_ms(rid), shard.log.time_ms(now_ms), now_ms)
+        sent_ms = first_sent_ms(rid)
+        age = age_of(sent_ms, shard.log.time_ms(now_ms), now_ms, shard.given_up_ms)
         if age is not Age.FINE:
             if age is Age.AHEAD:
                 # Not the caller's fault where this machine's clock was set back: it may try again.
-                ahead_s = (first_sent_ms(rid) - now_ms) / 1000
+                ahead_s = (sent_ms - now_ms) / 1000
                 raise UnavailableError(
                     f"the request id's time is {ahead_s:.0f} s ahead of this server's clock, at most 60 s: "
                     f"it is taken when the clock has come so far"
+                )
+            if sent_ms < shard.given_up_ms:
+                raise ExpiredRequestError(
+                    "the request is from before data of its shard was given up: what became of it is not"
+                    " known any more"
                 )
             raise ExpiredRequestError(
                 "the request id is older than ten minutes: what became of it is not known any more"

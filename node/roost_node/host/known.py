@@ -126,7 +126,8 @@ class Known:
         outcome = Outcome(query.id, UNKNOWN, epoch=shard.log.epoch)
         age = Age.EXPIRED
         if len(rid) == 16:
-            age = age_of(first_sent_ms(rid), shard.log.time_ms(now_ms), now_ms)
+            log_time_ms = shard.log.time_ms(now_ms)
+            age = age_of(first_sent_ms(rid), log_time_ms, now_ms, shard.given_up_ms)
         if age is Age.EXPIRED:
             outcome.state = EXPIRED
         elif age is Age.AHEAD:

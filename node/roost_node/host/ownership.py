@@ -7,10 +7,12 @@ follows the owner by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from roost.cluster.ids import ShardId
 from roost_node.core.log import Head
+from roost_node.core.rescue import Copy
 from roost_node.host.shard import Shard
 from roost_node.storage import layout, records
 
@@ -26,6 +28,12 @@ class Ownership(Protocol):
 
     def owned(self) -> Iterable[int]:
         """Shards whose objects are listed here."""
+
+    def copies(self) -> Mapping[ShardId, Copy]:
+        """What the disk holds of shards that have copies elsewhere."""
+
+    def generation(self) -> int:
+        """The highest of the cluster that the disk has seen; 0: it is in none."""
 
 
 class Alone:
@@ -53,3 +61,11 @@ class Alone:
     def owned(self) -> Iterable[int]:
         """All of them."""
         return range(self._host.store.shards)
+
+    def copies(self) -> Mapping[ShardId, Copy]:
+        """There is no elsewhere."""
+        return {}
+
+    def generation(self) -> int:
+        """It is in no cluster."""
+        return 0

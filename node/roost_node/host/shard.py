@@ -39,6 +39,7 @@ class Shard:
         "_time",
         "_uncounted",
         "gate",
+        "given_up_ms",
         "head_key",
         "id",
         "kept",
@@ -72,6 +73,7 @@ class Shard:
         self.replica = replica  # where other stores have copies of it
         self.refusal: RoostError | None = None  # why no call is taken now
         self.write_refusal: RoostError | None = None  # why none is taken that may write
+        self.given_up_ms = 0  # calls first sent before it may have run, and left no record (M8)
         self.swept_minute = 0  # dedup buckets below it are gone
         self.kept = Kept(kept_bytes_max)
         # What earlier processes kept, as of now: what this one adds is counted as it is added.

@@ -29,6 +29,7 @@ from roost_node.core.record import (
     Applied,
     ClusterConfig,
     DeathRecord,
+    Event,
     Leader,
     Map,
     SessionId,
@@ -165,6 +166,15 @@ class Coordinator(Protocol):
         Raises `CoordinatorRefusedError` naming a node that cannot, `CoordinatorDownError` if nodes
         came or went at that moment.
         """
+
+    async def raise_generation(self, event: Event) -> ClusterConfig:
+        """Begin the event's generation and write the event down; nothing if it is that high already.
+
+        Raises `CoordinatorDownError` if the config was changed at that moment.
+        """
+
+    async def events(self) -> list[Event]:
+        """What operators did that cannot be undone, the oldest first."""
 
     async def close(self) -> None:
         """Let go of the connections. Sessions end when their leases do."""

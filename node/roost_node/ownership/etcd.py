@@ -23,6 +23,7 @@ from roost_node.core.record import (
     Applied,
     ClusterConfig,
     DeathRecord,
+    Event,
     Leader,
     Map,
     Order,
@@ -223,6 +224,23 @@ class EtcdCoordinator(Coordinator):
     async def pin(self, shard: ShardId, store: StoreId | None) -> None:
         key = self._keys.pin(shard)
         await self._write([], [delete(key) if store is None else put(key, encode(Order(store)))])
+
+    async def raise_generation(self, event: Event) -> ClusterConfig:
+        key = self._keys.config
+        reply = await self._read([get(key)])
+        kv, config = kvs(reply, 0), _config(kvs(reply, 0))
+        if config.generation >= event.generation:
+            return config
+        raised = msgspec.structs.replace(config, generation=event.generation)
+        changes = [put(key, encode(raised)), put(self._keys.event(event.id), encode(event))]
+        reply = await self._write([unchanged(key, kv[0].mod_revision)], changes)
+        if not reply.succeeded:
+            raise CoordinatorDownError("the config was changed at the same time: again")
+        return raised
+
+    async def events(self) -> list[Event]:
+        found = kvs(await self._read([get(*self._keys.events)]), 0)  # in the order of their ids
+        return [decode(kv.key, kv.value, Event) for kv in found]
 
     # --- hints
 

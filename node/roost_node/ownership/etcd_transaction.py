@@ -86,5 +86,7 @@ def translate(
     if wanted.death is not None:
         key = keys.death(wanted.death.session)
         changes.append(put(key, encode(wanted.death), death_lease))
+    if wanted.event is not None:
+        changes.append(put(keys.event(wanted.event.id), encode(wanted.event)))
     changes += [put(keys.wish(shard), encode(wish)) for shard, wish in wanted.wishes]
     return conditions, changes

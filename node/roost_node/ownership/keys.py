@@ -33,6 +33,7 @@ class Keys:
         self.wishes = _range(self._base + b"wishes/")
         self.drains = _range(self._base + b"drains/")
         self.pins = _range(self._base + b"pins/")
+        self.events = _range(self._base + b"events/")
 
     def session(self, store: StoreId) -> bytes:
         """A store's session."""
@@ -57,6 +58,10 @@ class Keys:
     def pin(self, shard: ShardId) -> bytes:
         """An operator's order to let a store own a shard."""
         return self.pins[0] + b"%d" % shard
+
+    def event(self, event: str) -> bytes:
+        """What an operator did."""
+        return self.events[0] + event.encode()
 
     @staticmethod
     def shard_of(key: bytes) -> ShardId:

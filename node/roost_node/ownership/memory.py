@@ -26,6 +26,7 @@ from roost_node.core.record import (
     Applied,
     ClusterConfig,
     DeathRecord,
+    Event,
     Leader,
     Map,
     SessionId,
@@ -236,6 +237,15 @@ class MemoryCoordinator(Coordinator):
             return config
 
         return await self._ask("raise_format_level", raise_)
+
+    async def raise_generation(self, event: Event) -> ClusterConfig:
+        return await self._ask(
+            "raise_generation", lambda registry: registry.raise_generation(event)
+        )
+
+    async def events(self) -> list[Event]:
+        found = await self._ask_again("events", lambda registry: dict(registry.events))
+        return [found[name] for name in sorted(found)]
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -31,9 +31,11 @@ from roost_node.core.replication.messages import (
     ToOwner,
 )
 from roost_node.core.replication.replicas import Replicas
+from roost_node.core.rescue import Copy
 from roost_node.host.host import Host
 from roost_node.host.shard import Shard
 from roost_node.replication.bodies import decode_entry, encode_entry, merged
+from roost_node.replication.generation import read_generation
 from roost_node.replication.handoff import quiesce
 from roost_node.replication.peers import Peers
 from roost_node.replication.records import Records
@@ -95,6 +97,22 @@ class Replicator:
     def owned(self) -> Iterable[int]:
         """Shards whose objects run here."""
         return list(self._shards)
+
+    def copies(self) -> dict[ShardId, Copy]:
+        """What our disk holds of each shard."""
+        found = {}
+        for shard, kept in self.replicas.kept.items():
+            owner = self.replicas.owners.get(shard)
+            runs = owner is not None and owner.runs_calls()
+            members = owner.members.record.in_sync if owner is not None and runs else ()
+            is_whole = not kept.marked and kept.incoming is None
+            end = kept.shape.end if is_whole else 0
+            found[shard] = Copy(kept.seen, kept.shape.last_epoch, end, members)
+        return found
+
+    def generation(self) -> int:
+        """The cluster's, as it is on our disk."""
+        return read_generation(self._store)
 
     # -- what a shard does with its entries (`Replica`) ------------------------------------
 
@@ -380,6 +398,7 @@ class Replicator:
         )
         younger = self._range(shard_id, head.index + 1, end)
         shard.log.adopt([decode_entry(shard_id, entry) for entry in younger], now_ms)
+        shard.given_up_ms = owner.members.record.given_up_ms
         shard.gate.close()  # R5
         self._shards[shard_id] = shard
         host.objects.open_shard(shard)

@@ -19,7 +19,8 @@ text   = UTF-8 with 00 written as 00 FF, then 00 01: sorts like the text, and no
 The *state* of a shard is every kind but replica and log: all that a snapshot carries. The log comes
 after it, so that the state is one range.
 
-The rest of the file is metadata, under a shard number that no shard has (FFFF): 0x01, server time.
+The rest of the file is metadata, under a shard number that no shard has (FFFF): 0x01, server time;
+0x02, the cluster's generation.
 
 All of these are on disks already and can never change.
 """
@@ -41,6 +42,9 @@ MINUTE_END = 2**32 - 1
 
 CLOCK_KEY = b"\xff\xff\x01"
 """How far server time had come when the last batch was written."""
+
+GENERATION_KEY = b"\xff\xff\x02"
+"""The highest generation of its cluster that this store has seen (O7)."""
 
 _END = b"\x00\x01"
 

@@ -279,6 +279,21 @@ def decode_body(raw: bytes) -> tuple[Rows, Sequence[DeleteRange]]:
     return body.rows, tuple(DeleteRange(start, end) for start, end in body.ranges)
 
 
+def encode_generation(generation: int) -> bytes:
+    """The cluster's generation."""
+    return _encode((FORMAT, generation))
+
+
+def decode_generation(raw: bytes) -> int:
+    """Raises CorruptionError when it is not that."""
+    try:
+        found, generation = msgspec.msgpack.decode(raw, type=tuple[int, int])
+    except msgspec.DecodeError as error:
+        raise CorruptionError(f"the generation's record cannot be read: {error}") from None
+    _check(found, "generation")
+    return generation
+
+
 def encode_clock(now_ms: int) -> bytes:
     """How far server time has come."""
     return _encode((FORMAT, now_ms))

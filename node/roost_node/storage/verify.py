@@ -20,6 +20,8 @@ def check_row(key: bytes, raw: bytes) -> None:
         if shard == _METADATA:
             if key == layout.CLOCK_KEY:
                 records.decode_clock(raw)
+            elif key == layout.GENERATION_KEY:
+                records.decode_generation(raw)
         elif kind == layout.OBJECT:
             layout.read_record_key(key)
             records.decode_object(raw)

@@ -159,4 +159,6 @@ def promoted(versioned: Versioned, to: StoreId, map_: Map) -> ShardRecord:
         in_sync=tuple(store for store in old.in_sync if store == to or store != old.owner),
         learners=old.learners,
         previous=old.session,
+        reborn=old.reborn,
+        given_up_ms=old.given_up_ms,
     )

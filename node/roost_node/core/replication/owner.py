@@ -280,7 +280,7 @@ class Owner:
 
     def _send_to(self, peer: StoreId, progress: Progress) -> None:
         first = progress.next
-        if first - 1 < self.shape.base:
+        if first - 1 < self.shape.base or progress.foreign:
             self._send_snapshot(peer, progress)
             return
         progress.next = self.shape.end + 1
@@ -334,6 +334,9 @@ class Owner:
     def _aim(self, peer: StoreId, progress: Progress, shape: Shape) -> None:
         """Send from where the two logs agree."""
         if self.phase in (Phase.ACTIVE, Phase.STOPPING):
+            record = self.members.record
+            unlike = shape.end > 0 and shape.last_epoch < record.reborn  # M8
+            progress.foreign = unlike and peer not in self.members.counting()
             progress.next = agreement(self.shape, shape) + 1
             self._send_to(peer, progress)
 
@@ -349,7 +352,7 @@ class Owner:
         if progress is None:
             return
         assert message.index <= self.shape.end, "L2: nobody has more of our log than we"
-        progress.snapshot = False
+        progress.snapshot = progress.foreign = False
         if progress.next <= message.index:  # a snapshot brought it here
             progress.next = message.index + 1
             self._node.must_send(self.shard)

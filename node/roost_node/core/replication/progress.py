@@ -17,6 +17,7 @@ class Progress:
     __slots__ = (
         "_behind_index",
         "_behind_ms",
+        "foreign",
         "heard_ms",
         "match",
         "next",
@@ -38,6 +39,7 @@ class Progress:
         self.next = 0  # the next entry to send; 0: its log is not known yet
         self.shape: Shape | None = None
         self.snapshot = False  # one is under way
+        self.foreign = False  # its log cannot be compared with ours: only a snapshot helps (M8)
         self.refused = False
         self.told_commit = -1  # the commit index that it was told last
 
