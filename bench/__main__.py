@@ -104,7 +104,7 @@ class Server:
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "roost_node", "node", str(APP), "--data", str(data),
-                "--port", self.address.split(":")[1], "--log-level", "warning",
+                "--port", self.address.split(":")[1], "--log-level", "warning", "--no-supervise",
             ]
         )  # fmt: skip
 

@@ -41,7 +41,7 @@ class Server:
             self.port: int = probe.getsockname()[1]
         self._command = [
             sys.executable, "-m", "roost_node", "node", str(HERE / "chat.py"),
-            "--data", str(data), "--port", str(self.port), "--log-level", "warning",
+            "--data", str(data), "--port", str(self.port), "--log-level", "warning", "--no-supervise",
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 

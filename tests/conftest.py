@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
 # A busy machine is no failure: nothing is asserted of absolute times.
 settings.register_profile("roost", deadline=None)
 settings.load_profile("roost")
+
+
+# Tests that kill a node mean the process that they started. Those of the supervisor ask for it.
+os.environ["ROOST_SUPERVISE"] = "0"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,12 +1,18 @@
-"""`roost dev` and `roost node`: flags, environment and a TOML file in, a running node out."""
+"""`roost dev` and `roost node`: flags, environment and a TOML file in, a running node out.
+
+What a node is made of is imported only where one runs: `roost node` itself becomes its small supervisor.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -16,8 +22,7 @@ from roost.errors import RoostError
 from roost_node.config import Limits, NodeConfig
 from roost_node.host.loader import Application, LoadError
 from roost_node.ownership.etcd_settings import etcd_options
-from roost_node.program import run
-from roost_node.storage.rocks import verify
+from roost_node.supervisor_line import NodeEnd
 from roost_node.up import up
 
 HIDDEN = frozenset({"limits", "check_effects", "data"})
@@ -46,13 +51,36 @@ def _config(data: Path, values: dict[str, Any], *, check_effects: bool) -> NodeC
     return config
 
 
-def _run(config: NodeConfig, target: str, *, reload: bool) -> None:
-    logs.configure(config.log_format, config.log_level)
+def _application(target: str) -> Application:
     try:
-        application = Application(target)
+        return Application(target)
     except LoadError as error:
         raise click.UsageError(str(error)) from None
-    sys.exit(run(config, application, reload=reload))
+
+
+def _run(
+    config: NodeConfig, target: str, *, reload: bool, supervisor: NodeEnd | None = None
+) -> NoReturn:
+    from roost_node.program import run
+
+    logs.configure(config.log_format, config.log_level)
+    sys.exit(run(config, _application(target), reload=reload, supervisor=supervisor))
+
+
+def _supervise(config: NodeConfig) -> NoReturn:
+    from roost_node.ownership.etcd import EtcdCoordinator
+    from roost_node.supervisor import Supervisor, command_of
+
+    logs.configure(config.log_format, config.log_level)
+    logging.getLogger("roost_node.ownership").setLevel(logging.ERROR)  # the node says the same
+
+    async def supervise() -> int:
+        options = etcd_options(config, os.environ) if config.etcd else None
+        before = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+        command = partial(command_of, sys.argv[1:], before)
+        return await Supervisor(command, EtcdCoordinator(options) if options else None).run()
+
+    sys.exit(asyncio.run(supervise()))
 
 
 @click.command(short_help="Run objects from a file, and again whenever it changes.")
@@ -101,10 +129,31 @@ def dev(target: str, data: Path, reload: bool, check_effects: bool, **values: An
 @click.option(
     "--verify", "only_verify", is_flag=True, help="Read everything in the store, and end."
 )
+@click.option(
+    "--supervise/--no-supervise",
+    default=True,
+    show_default=True,
+    envvar="ROOST_SUPERVISE",
+    help="Be a small parent that starts the node again when it dies [ROOST_SUPERVISE].",
+)
+@click.option("--supervisor-fd", type=int, default=-1, hidden=True, help="Said by that parent.")
 @settings
-def node(target: str | None, data: Path, only_verify: bool, **values: Any) -> None:
-    """Serve the objects of one store, without reloading."""
+def node(
+    target: str | None,
+    data: Path,
+    only_verify: bool,
+    supervise: bool,
+    supervisor_fd: int,
+    **values: Any,
+) -> None:
+    """Serve the objects of one store, without reloading.
+
+    This process is a small parent of the one that serves. When that dies, it is started again, and in a
+    cluster others take over at once, because its death is proven.
+    """
     if only_verify:
+        from roost_node.storage.rocks import verify
+
         try:
             rows, size = verify(data)
         except RoostError as error:
@@ -114,7 +163,13 @@ def node(target: str | None, data: Path, only_verify: bool, **values: Any) -> No
         return
     if target is None:
         raise click.UsageError("give the file or module that defines the objects")
-    _run(_config(data, values, check_effects=False), target, reload=False)
+    config = _config(data, values, check_effects=False)
+    if supervisor_fd >= 0:
+        _run(config, target, reload=False, supervisor=NodeEnd(supervisor_fd))
+    if not supervise:
+        _run(config, target, reload=False)
+    _application(target)  # a wrong one is wrong usage, before anything begins
+    _supervise(config)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from roost_node.storage import layout
 from roost_node.storage.directory import MARK
 from roost_node.storage.replica_log import ReplicaLog
 from roost_node.storage.rocks import RocksStore
+from roost_node.supervisor_line import NodeEnd
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +140,16 @@ class Member:
     """`async with Member(node, ...)`: between `peer_server` and `join` the gRPC server is started."""
 
     def __init__(
-        self, node: Node, coordinator: Coordinator, config: ClusterConfig, zone: str, weight: int
+        self,
+        node: Node,
+        coordinator: Coordinator,
+        config: ClusterConfig,
+        zone: str,
+        weight: int,
+        supervisor: NodeEnd | None = None,
     ) -> None:
         self._node = node
+        self._supervisor = supervisor
         self._coordinator = coordinator
         self._config = config
         self._zone = zone
@@ -273,6 +281,8 @@ class Member:
 
     def _on_session(self, event: Registered | Doubted | Confirmed | Lost) -> None:
         if isinstance(event, Registered):
+            if self._supervisor is not None:  # before anything is done in this session's name
+                self._supervisor.on_session(self.replicas.me, event.session)
             self.replicator.on_session(event.session)
             self._campaign = self._tasks.create_task(self._controller.run(event.session))
         elif isinstance(event, Lost):

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 import watchfiles
@@ -24,19 +25,27 @@ from roost_node.node import Node
 from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_settings import etcd_options
 from roost_node.server import Server
+from roost_node.supervisor_line import NodeEnd
 
 if TYPE_CHECKING:
     from roost.object import ClassSpec
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 EXIT_STORE_FAILED = 70
 GIL_SWITCH_S = 0.0001
 GC_YOUNG_MAX = 20_000
 
 
-def run(config: NodeConfig, application: Application, *, reload: bool) -> int:
-    """Serve until SIGTERM or Ctrl-C; the exit status."""
+def run(
+    config: NodeConfig,
+    application: Application,
+    *,
+    reload: bool,
+    supervisor: NodeEnd | None = None,
+) -> int:
+    """Serve until SIGTERM, Ctrl-C or the end of the supervisor; the exit status."""
     if not __debug__:
         log.critical("python -O drops the assertions that keep data safe: run without it")
         return 1
@@ -58,7 +67,7 @@ def run(config: NodeConfig, application: Application, *, reload: bool) -> int:
     gc.freeze()
     gc.set_threshold(GC_YOUNG_MAX, 20, 20)
     try:
-        uvloop.run(_serve(config, application, classes, reload=reload))
+        uvloop.run(_serve(config, application, classes, supervisor, reload=reload))
     except RoostError as error:
         log.critical("%s", error)
         return 1
@@ -69,6 +78,7 @@ async def _serve(
     config: NodeConfig,
     application: Application,
     classes: dict[str, ClassSpec],
+    supervisor: NodeEnd | None,
     *,
     reload: bool,
 ) -> None:
@@ -76,11 +86,17 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if supervisor is not None:
+        supervisor.listen(loop, lambda: _on_alone(stop))
     async with contextlib.AsyncExitStack() as stack:
         coordinator = store = agreed = None
         if config.etcd:
             coordinator = EtcdCoordinator(etcd_options(config, os.environ))
-            store, agreed = await cluster_store(coordinator, config)
+            stack.push_async_callback(coordinator.close)
+            found = await _unless(stop, cluster_store(coordinator, config))
+            if found is None:
+                return
+            store, agreed = found
         node = await stack.enter_async_context(
             Node(
                 config.data,
@@ -94,7 +110,7 @@ async def _serve(
         member: Member | None = None
         if coordinator is not None and agreed is not None:
             member = await stack.enter_async_context(
-                Member(node, coordinator, agreed, config.zone, config.weight)
+                Member(node, coordinator, agreed, config.zone, config.weight, supervisor)
             )
         server = Server(
             node,
@@ -122,6 +138,8 @@ async def _serve(
                 "classes": ",".join(sorted(classes)),
             },
         )
+        if supervisor is not None:
+            supervisor.on_serving()
         watching = loop.create_task(_watch(node, application, stop)) if reload else None
         await stop.wait()
         log.info("stopping: running calls may finish", extra={"grace_s": config.limits.grace_s})
@@ -133,6 +151,23 @@ async def _serve(
         await server.say_goodbye()
         await node.drain()
     log.info("stopped")
+
+
+def _on_alone(stop: asyncio.Event) -> None:
+    if not stop.is_set():
+        log.error("the supervisor is gone: this node stops, as if it was told to")
+    stop.set()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result, or None: told to stop before there was one."""
+    async with asyncio.TaskGroup() as tasks:
+        working = tasks.create_task(work)
+        told = tasks.create_task(stop.wait())
+        await asyncio.wait((working, told), return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        working.cancel()
+    return None if working.cancelled() else working.result()
 
 
 async def _watch(node: Node, application: Application, stop: asyncio.Event) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -25,8 +28,9 @@ def free_port() -> int:
 class Processes:
     """Started one by one; `running_cluster` ends what is left."""
 
-    def __init__(self, folder: Path, etcd: Etcd, shards: int) -> None:
+    def __init__(self, folder: Path, etcd: Etcd, shards: int, supervised: bool) -> None:
         self.folder = folder
+        self._how = "--supervise" if supervised else "--no-supervise"
         self.etcd = etcd
         self._shards = shards
         self._ports: dict[str, int] = {}
@@ -42,7 +46,7 @@ class Processes:
             name,
             [
                 "roost_node", "node", str(APP), "--data", str(self.folder / name), "--port", port,
-                "--etcd", self.etcd.endpoint, "--shards", str(self._shards),
+                "--etcd", self.etcd.endpoint, "--shards", str(self._shards), self._how,
             ],
         )  # fmt: skip
 
@@ -70,10 +74,19 @@ class Processes:
         """For the end of a process that ends by itself; the exit status."""
         return self._processes.pop(name).wait(timeout=END_S)
 
+    def worker(self, name: str) -> int:
+        """The pid of a supervised node, as it runs now."""
+        return int(re.findall(r"node started  pid=(\d+)", self.log(name))[-1])
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
     def close(self) -> None:
+        """End all at once: a node whose supervisor is killed would stop in order."""
+        for name in self._processes:
+            for pid in re.findall(r"node started  pid=(\d+)", self.log(name))[-1:]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGSTOP)
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
@@ -81,11 +94,13 @@ class Processes:
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, *nodes: str, shards: int = 16) -> Iterator[Processes]:
+def running_cluster(
+    folder: Path, *nodes: str, shards: int = 16, supervised: bool = False
+) -> Iterator[Processes]:
     """An etcd and these nodes."""
     (folder / "etcd").mkdir()
     etcd = Etcd(folder / "etcd").start()
-    processes = Processes(folder, etcd, shards)
+    processes = Processes(folder, etcd, shards, supervised)
     try:
         for node in nodes:
             processes.start_node(node)

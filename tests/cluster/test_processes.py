@@ -22,24 +22,28 @@ TIMEOUT_S = 60.0  # of a call: faults are to show as pauses, not as errors
 class Load:
     """Each caller increments its own counter, one call after another, and checks each answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "key") -> None:
+        self._name = name
         self.counts = [0] * KEYS
         self.wrong: list[str] = []
         self.pause_s = 0.0
         self._done = False
 
+    def _key(self, number: int) -> str:
+        return f"{self._name}-{number}"
+
     async def _caller(self, cluster: roost.Cluster, number: int) -> None:
-        counter = cluster.object(Counter, f"key-{number}")
+        counter = cluster.object(Counter, self._key(number))
         while not self._done:
             started = time.monotonic()
             try:
                 value = await counter.increment()
             except roost.RoostError as error:
-                self.wrong.append(f"key-{number}: {error!r}")
+                self.wrong.append(f"{self._key(number)}: {error!r}")
                 return
             self.pause_s = max(self.pause_s, time.monotonic() - started)
             if value != self.counts[number] + 1:
-                self.wrong.append(f"key-{number}: {value} after {self.counts[number]}")
+                self.wrong.append(f"{self._key(number)}: {value} after {self.counts[number]}")
             self.counts[number] = value
 
     @contextlib.asynccontextmanager
@@ -52,9 +56,11 @@ class Load:
             await self.moves_on()
             self._done = True
         for number in range(KEYS):
-            value = await cluster.object(Counter, f"key-{number}").get()
+            value = await cluster.object(Counter, self._key(number)).get()
             if value != self.counts[number]:
-                self.wrong.append(f"key-{number}: {value}, acknowledged {self.counts[number]}")
+                self.wrong.append(
+                    f"{self._key(number)}: {value}, acknowledged {self.counts[number]}"
+                )
         assert not self.wrong, self.wrong[:5]
 
     async def moves_on(self) -> None:
