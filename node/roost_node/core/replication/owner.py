@@ -509,10 +509,13 @@ class Owner:
         self._follow_wish(now_ms)
 
     def _laggard(self, now_ms: int) -> StoreId | None:
-        """A member that is too slow or silent, if one may be removed (M3, M5)."""
+        """A member that is gone, too slow or silent, if one may be removed (M3, M5)."""
         record = self.members.record
         if len(record.in_sync) <= self._node.min_in_sync:
             return None
+        for member in record.in_sync:
+            if member != self._node.me and member not in self._node.sessions:
+                return member  # it would only be waited for: back again, it is another session (O5)
         slow = [
             (progress.lag_ms(now_ms), member)
             for member in record.in_sync

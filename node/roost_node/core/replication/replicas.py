@@ -195,6 +195,7 @@ class Replicas:
             known = self.sessions.get(store)
             if known is None or known.session != info.session:
                 self._heard_ms[store] = now_ms  # it has just come
+        has_left = not self.sessions.keys() <= sessions.keys()
         self.sessions = dict(sessions)
         self.etcd_ms = max(self.etcd_ms, begun_ms)
         for shard, versioned in shards.items():
@@ -204,6 +205,9 @@ class Replicas:
                 owner = None
             if owner is None and self._is_ours(versioned):
                 self._take(shard, versioned, sessions, deaths, now_ms)
+        if has_left:
+            for owner in self.owners.values():
+                owner.on_tick(now_ms)  # commits wait for whoever left (M5)
 
     def on_wishes(self, wishes: Mapping[ShardId, Wish]) -> None:
         """What the plan wants."""
