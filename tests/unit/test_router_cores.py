@@ -16,6 +16,7 @@ from roost_router.core.clock import ServerTime
 from roost_router.core.forward import ANSWER_SLACK_MS, Forwarder
 from roost_router.core.retry import (
     PAUSE_MS_MAX,
+    PAUSE_MS_MIN,
     TRIES_IN_ORDER,
     Verdict,
     pause_ms,
@@ -180,6 +181,32 @@ def test_not_owner_waits_for_a_better_map_or_a_pause() -> None:
     rig.core.on_news([ShardRecord(0, 2, "s2", "b")])
     rig.core.on_link_open(rig.core.links["b"])
     assert calls(rig.core.links["b"].take()) == [b"call 1"]
+
+
+def test_refused_calls_follow_news_at_once_and_in_order_and_pauses_begin_anew() -> None:
+    rig = Rig()
+    link = rig.own("a")
+    for number in (1, 2, 3):
+        rig.call(number)
+    now = 0
+    for _ in range(4):  # the pause has grown long
+        for sent in link.take():
+            rig.reply(link, sent, status=Status.NOT_OWNER, now=now)
+        now += 200
+        rig.core.on_tick(now)
+    for sent in reversed(link.take()):
+        rig.reply(link, sent, status=Status.NOT_OWNER, now=now)
+    other = rig.own("b", epoch=2)
+    attempts = other.take()
+    assert calls(attempts) == [b"call 1", b"call 2", b"call 3"]
+    for sent in attempts:  # it is not the owner yet: soon it will be
+        rig.reply(other, sent, status=Status.NOT_OWNER, now=now)
+    rig.core.on_tick(now + 2 * PAUSE_MS_MIN + 10)
+    assert calls(other.take()) == [b"call 1", b"call 2", b"call 3"]
+    for call in list(rig.client.calls.values()):
+        rig.core.on_cancel(rig.client, call.id)
+    assert len(rig.core._retries) == 0
+    assert rig.core._paused == {}
 
 
 def test_a_deadline_ends_a_call_that_was_never_sent_as_one_without_effect() -> None:

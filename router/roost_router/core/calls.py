@@ -171,10 +171,12 @@ class Forwarded:
         "oldest",
         "refusal",
         "retry_bucket",
+        "sent_to",
         "sequence",
         "shard",
         "stub_id",
         "tries",
+        "tries_here",
     )
 
     def __init__(
@@ -203,6 +205,8 @@ class Forwarded:
         self.link_id = 0
         self.earlier: list[tuple[Link, int]] | None = None  # attempts elsewhere, also under way
         self.tries = 0
+        self.tries_here = 0  # of these, since it was sent to another node: pauses begin anew there
+        self.sent_to: Link | None = None  # the last one
         self.is_unsure = False  # an attempt was lost with its link: it may have had its effect
         self.got_items = False
         self.refusal = b""  # the last one, as it came

@@ -80,6 +80,7 @@ class Forwarder:
         self._parked: dict[int, dict[Forwarded, None]] = {}
         self._deadlines: Deadlines[Forwarded] = Deadlines()
         self._retries: Deadlines[Forwarded] = Deadlines()
+        self._paused: dict[int, dict[Forwarded, None]] = {}  # these, by shard
         self._arrived = 0
         self.counts = Counts()
 
@@ -240,6 +241,7 @@ class Forwarder:
             due = [call for call in self._retries.due(now_ms) if not call.done]
             for call in sorted(due, key=_by_number):
                 call.retry_bucket = -1
+                self._end_pause(call)
                 self.counts.again += 1
                 self._go(call)
 
@@ -290,9 +292,34 @@ class Forwarder:
             if call.shard in opened and call.link is link and self._routes[call.shard] is not link
         ]
         self.counts.moved += len(following)
+        parked += self._take_paused(opened)
         for call in sorted(parked + following, key=_by_number):
             if call.link is None or call.kind is not Kind.STREAM:  # a stream is not run twice
                 self._go(call)
+
+    def _take_paused(self, shards: set[int]) -> list[Forwarded]:
+        """Calls that the owner before has refused: what they wait for is here."""
+        paused: list[Forwarded] = []
+        for shard in shards & self._paused.keys():
+            for call in list(self._paused[shard]):
+                if self._routes[shard] is not call.sent_to:
+                    self._end_pause(call)
+                    paused.append(call)
+        self.counts.again += len(paused)
+        return paused
+
+    def _pause(self, call: Forwarded, until_ms: int) -> None:
+        call.retry_bucket = self._retries.add(call, until_ms)
+        self._paused.setdefault(call.shard, {})[call] = None
+
+    def _end_pause(self, call: Forwarded) -> None:
+        if call.retry_bucket >= 0:
+            self._retries.discard(call, call.retry_bucket)
+            call.retry_bucket = -1
+        paused = self._paused[call.shard]
+        del paused[call]
+        if not paused:
+            del self._paused[call.shard]
 
     def _unroute(self, link: Link) -> None:
         for shard in [shard for shard, to in self._routes.items() if to is link]:
@@ -329,6 +356,8 @@ class Forwarder:
         link.next_id += 1
         call.link, call.link_id = link, link.next_id
         call.tries += 1
+        call.tries_here = call.tries_here + 1 if call.sent_to is link else 1
+        call.sent_to = link
         link.attempts[link.next_id] = call
         link.put(Sent(call.kind, link.next_id, call.body, oldest))
 
@@ -359,8 +388,7 @@ class Forwarder:
             self.counts.again += 1
             self._go(call)  # the map has gone on: to the owner it names, or to wait for it
         elif call.retry_bucket < 0:
-            pause = pause_ms(call.tries, self._jitter())
-            call.retry_bucket = self._retries.add(call, now_ms + pause)
+            self._pause(call, now_ms + pause_ms(call.tries_here, self._jitter()))
 
     def _drop_attempt(self, call: Forwarded, link: Link, link_id: int) -> None:
         """That attempt will not be answered; an earlier one that is under way takes its place."""
@@ -407,7 +435,7 @@ class Forwarder:
         if call.bucket >= 0:
             self._deadlines.discard(call, call.bucket)
         if call.retry_bucket >= 0:
-            self._retries.discard(call, call.retry_bucket)
+            self._end_pause(call)
         if call.stub_id:
             stub = client.stubs[call.stub_id]
             stub.open_count -= 1

@@ -6,7 +6,7 @@ alone can ask for less; it comes back with the same request id. Every other answ
 
 | what came | then |
 | --- | --- |
-| NOT_OWNER | again, at once if the map names another owner, else after a pause |
+| NOT_OWNER | again, at once if the map names another owner, else after a pause, or as soon as it does |
 | UNAVAILABLE | again after a pause; a call with callers' order at most `TRIES_IN_ORDER` times |
 | broken link | again when the owner can be reached, all that were unfinished on it, in order |
 | OVERLOADED, DISK_FULL, OUTCOME_UNKNOWN | to the caller, who may send it again |
@@ -55,6 +55,6 @@ def verdict(status: int, tries: int, *, in_order: bool) -> Verdict:
 
 
 def pause_ms(tries: int, jitter: float) -> int:
-    """How long to wait before the next attempt; `jitter` is 0 to 1."""
+    """How long to wait before the next attempt at the same node; `jitter` is 0 to 1."""
     pause = min(PAUSE_MS_MAX, PAUSE_MS_MIN << min(tries, 10))
     return max(1, int(pause * (0.5 + jitter)))
