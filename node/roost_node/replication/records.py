@@ -2,6 +2,9 @@
 
 Reads are of everything, one at a time, and shared: whoever wants news gets the next read that begins
 after it asked. Hints of the store (O3) and a timer ask as well.
+
+Changes that were asked for in one turn of the loop under the same conditions go out as one transaction
+(M5): when a follower falls silent, or a node stops, that is all shards of a pair of nodes.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from roost.cluster.ids import ShardId
-from roost_node.core.record import Map, SessionId, Transaction
+from roost_node.core.record import OPERATIONS_MAX, Guard, Map, SessionId, Transaction
 from roost_node.ownership.coordinator import (
     Coordinator,
     CoordinatorDownError,
@@ -42,6 +47,14 @@ class Listener(Protocol):
         """An answer, or none."""
 
 
+class _Asked(msgspec.Struct):
+    """One change: of a shard, by a number of its owner's."""
+
+    shard: ShardId
+    token: int
+    transaction: Transaction
+
+
 class Records:
     """One node's dealings with the records."""
 
@@ -55,6 +68,7 @@ class Records:
         self._begun = 0  # reads
         self.finished = 0
         self.map: Map | None = None
+        self._asked: list[_Asked] = []  # in this turn of the loop
         self.listener: Listener
 
     def read_soon(self) -> int:
@@ -64,20 +78,35 @@ class Records:
 
     def change(self, shard: ShardId, token: int, transaction: Transaction) -> None:
         """Carry a change out and report its answer."""
-        self._tasks.create_task(self._change(shard, token, transaction))
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._send_asked)
+        self._asked.append(_Asked(shard, token, transaction))
 
-    async def _change(self, shard: ShardId, token: int, transaction: Transaction) -> None:
+    def _send_asked(self) -> None:
+        asked, self._asked = self._asked, []
+        for together in _together(asked):
+            self._tasks.create_task(self._change(together))
+
+    async def _change(self, together: list[_Asked]) -> None:
+        swaps = tuple(swap for one in together for swap in one.transaction.swaps)
+        wanted = Transaction(swaps, together[0].transaction.guards)
         succeeded: bool | None = None
         revision = 0
         try:
-            applied = await self._coordinator.apply(transaction)
+            applied = await self._coordinator.apply(wanted)
             succeeded, revision = applied.succeeded, applied.revision
+            if not succeeded and len(together) > 1:
+                for one in together:  # a shard that has moved on must not hold up the others
+                    self._tasks.create_task(self._change([one]))
+                return
         except UnansweredError:
             pass  # O2
         except (CoordinatorDownError, CoordinatorRefusedError) as error:
             succeeded = False  # certainly not carried out
-            log.info("record not changed", extra={"shard": shard, "error": error.message})
-        self.listener.on_change_answered(shard, token, succeeded, revision)
+            shards = [one.shard for one in together]
+            log.info("records not changed", extra={"shards": shards, "error": error.message})
+        for one in together:
+            self.listener.on_change_answered(one.shard, one.token, succeeded, revision)
 
     async def run(self) -> None:
         """Read when asked, hinted, or a while has passed."""
@@ -104,3 +133,16 @@ class Records:
         """Hints: something has changed (O3)."""
         async for _ in self._coordinator.changes(self.map.revision if self.map else 0):
             self.read_soon()
+
+
+def _together(asked: list[_Asked]) -> list[list[_Asked]]:
+    """Those under the same conditions, of different shards, as many as the store takes at once."""
+    groups: dict[tuple[Guard, ...], list[list[_Asked]]] = {}
+    for one in asked:
+        guards = one.transaction.guards
+        same = groups.setdefault(guards, [[]])
+        is_full = len(same[-1]) + len(guards) >= OPERATIONS_MAX
+        if is_full or any(one.shard == other.shard for other in same[-1]):
+            same.append([])
+        same[-1].append(one)
+    return [group for same in groups.values() for group in same]
