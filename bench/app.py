@@ -14,6 +14,10 @@ class Counter(DurableObject, idle_after=3600.0):
         self.count += by
         return self.count
 
+    async def fill(self, size: int) -> None:
+        """Be so large."""
+        self.name = "x" * size
+
     @method(read_only=True)
     async def get(self) -> int:
         """Read."""

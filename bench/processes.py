@@ -1,0 +1,102 @@
+"""A cluster of real processes on loopback ports of their own: etcd, nodes and a router."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from roost_node.up import find_etcd
+
+APP = Path(__file__).with_name("app.py")
+END_S = 60
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Processes:
+    """Started one by one; `running` ends what is left."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self.folder = folder
+        self._shards = shards
+        self._ports: dict[str, int] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def address(self, name: str) -> str:
+        """Of a process, running or not."""
+        return f"127.0.0.1:{self._ports.setdefault(name, free_port())}"
+
+    def start_etcd(self) -> None:
+        """A member of its own."""
+        client, peer = f"http://{self.address('etcd')}", f"http://{self.address('etcd peers')}"
+        self._start(
+            "etcd",
+            find_etcd(), "--data-dir", str(self.folder / "etcd"), "--log-level", "error",
+            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+            "--initial-cluster", f"default={peer}",
+        )  # fmt: skip
+
+    def start_node(self, name: str) -> None:
+        """The same name again is the same store on the same port."""
+        self._start(
+            name,
+            sys.executable, "-m", "roost_node", "node", str(APP),
+            "--data", str(self.folder / name), "--port", self.address(name).split(":")[1],
+            "--etcd", self.address("etcd"), "--shards", str(self._shards),
+        )  # fmt: skip
+
+    def start_router(self, name: str, *nodes: str) -> None:
+        """Before these nodes."""
+        self._start(
+            name,
+            sys.executable, "-m", "roost_router", "router",
+            "--nodes", ",".join(map(self.address, nodes)),
+            "--port", self.address(name).split(":")[1],
+        )  # fmt: skip
+
+    def _start(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(command, stderr=log, stdout=log)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal."""
+        self._processes[name].send_signal(number)
+
+    def wait(self, name: str) -> int:
+        """For the end of a process; its exit status."""
+        return self._processes.pop(name).wait(timeout=END_S)
+
+    def size_bytes(self, name: str) -> int:
+        """Of a node's directory."""
+        return sum(one.stat().st_size for one in (self.folder / name).rglob("*") if one.is_file())
+
+    def close(self) -> None:
+        """End all."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+
+
+@contextlib.contextmanager
+def running(folder: Path, *nodes: str, shards: int) -> Iterator[Processes]:
+    """An etcd, these nodes, and a router before them."""
+    processes = Processes(folder, shards)
+    try:
+        processes.start_etcd()
+        for node in nodes:
+            processes.start_node(node)
+        processes.start_router("router", *nodes)
+        yield processes
+    finally:
+        processes.close()
