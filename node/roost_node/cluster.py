@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from roost import __version__
@@ -17,7 +17,16 @@ from roost.cluster.shard_map import ShardRecord as Owned
 from roost.errors import StoreError
 from roost_node.config import NodeConfig
 from roost_node.core.overview import overview
-from roost_node.core.record import NO_SESSION, ClusterConfig, Map, SessionId, SessionInfo, StoreId
+from roost_node.core.record import (
+    NO_SESSION,
+    ClusterConfig,
+    Map,
+    SessionId,
+    SessionInfo,
+    StoreId,
+    Versioned,
+    is_gone,
+)
 from roost_node.core.replication.replicas import Replicas
 from roost_node.core.rescue import lost_here
 from roost_node.core.session import Confirmed, Doubted, Lost, Registered
@@ -54,6 +63,7 @@ SUSPEND_MS = 100
 """A difference between CLOCK_BOOTTIME and CLOCK_MONOTONIC that means: the machine slept (P3)."""
 
 Publish = Callable[[ShardMap, list[Owned]], None]
+Tell = Callable[[Owned], None]
 
 
 def boot_ms() -> int:
@@ -194,6 +204,7 @@ class Member:
             self._random,
         )
         self.replicator.peers = self._peers
+        self.replicator.audience = self
         self._records.listener = self
         host.ownership = self.replicator
         self._neighbours = Neighbours(self._addresses)
@@ -203,9 +214,13 @@ class Member:
         self._map = ShardMap(Shape(store.cluster_id, HASH_NAME, store.seed, store.shards))
         return self
 
-    async def join(self, address: str, publish: Publish) -> None:
-        """Register: from here on this node may own shards. `address`: where others reach it."""
+    async def join(self, address: str, publish: Publish, tell: Tell) -> None:
+        """Register: from here on this node may own shards. `address`: where others reach it.
+
+        `publish`: the map has changed. `tell`: a shard went from here to another node.
+        """
         self._publish = publish
+        self._tell = tell
         me = StoreId(self._node.store.store_id)
         if not address:
             raise StoreError(
@@ -265,17 +280,28 @@ class Member:
         await self._coordinator.close()
 
     async def leave(self, within_s: float) -> None:
-        """SIGTERM: hand all shards to others, as far as there are others and time."""
+        """SIGTERM: hand all shards to others and leave the in-sync sets, as far as there are others and time."""
         self._stopping = True
         self._say()
-        end = asyncio.get_running_loop().time() + within_s
-        while self.replicator.shards() and asyncio.get_running_loop().time() < end:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within_s
+        while (self.replicator.shards() or self._is_waited_for()) and loop.time() < end:
             if not any(
                 store != self.replicas.me and not (info.stopping or info.draining)
                 for store, info in self.replicas.sessions.items()
             ):
                 return  # nobody is there to take them
             await asyncio.sleep(0.02)
+
+    def _is_waited_for(self) -> bool:
+        """Do others still wait for this store with each commit, although they could let it go (M3)?"""
+        found, me = self._records.map, self.replicas.me
+        return found is not None and any(
+            me in versioned.record.in_sync
+            and len(versioned.record.in_sync) > self._config.min_in_sync
+            and not is_gone(found.sessions, versioned.record.owner, versioned.record.session)
+            for versioned in found.shards.values()
+        )
 
     # -- events ----------------------------------------------------------------------------
 
@@ -297,7 +323,18 @@ class Member:
             return  # O7
         self._session.see(found.sessions, as_of)
         self.replicator.on_map(found, begun_ms)
-        news = [
+        self._learn(found.shards)
+
+    def on_record(self, shard: ShardId, versioned: Versioned, *, was_ours: bool) -> None:
+        """News of one record (`Replicator`)."""
+        for owned in self._learn({shard: versioned}):
+            if was_ours:
+                self._tell(owned)
+
+    def _learn(self, records: Mapping[ShardId, Versioned]) -> list[Owned]:
+        """Records whose owners live go into the map; what is new of them."""
+        sessions = self.replicas.sessions
+        changed = self._map.merge(
             Owned(
                 shard,
                 versioned.record.epoch,
@@ -306,13 +343,13 @@ class Member:
                 versioned.record.in_sync,
                 change=versioned.revision,
             )
-            for shard, versioned in found.shards.items()
-            if (info := found.sessions.get(versioned.record.owner)) is not None
+            for shard, versioned in records.items()
+            if (info := sessions.get(versioned.record.owner)) is not None
             and info.session == versioned.record.session
-        ]
-        changed = self._map.merge(news)
+        )
         if changed:
             self._publish(self._map, changed)
+        return changed
 
     def _on_generation(self) -> None:
         """A new history begins: nothing of the old one is carried over, as into a new session (O4)."""

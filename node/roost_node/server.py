@@ -53,6 +53,7 @@ from roost.wire.messages import (
     Cancel,
     Credit,
     ErrorInfo,
+    Moved,
     Query,
     Reply,
     Skip,
@@ -97,11 +98,11 @@ class Session:
         self._event = asyncio.Event()
         self._room = asyncio.Event()
         self.calls: dict[int, ActiveCall] = {}
-        self.unsent: list[ToClient] = []
+        self.unsent: list[ToClient | Moved] = []
         self.unsent_bytes = 0
 
-    def send(self, message: ToClient) -> None:
-        """Queue an answer."""
+    def send(self, message: ToClient | Moved) -> None:
+        """Queue an answer, or news."""
         if isinstance(message, Reply):
             self.calls.pop(message.id, None)
             error = message.error
@@ -226,7 +227,9 @@ class Session:
         self.unsent.clear()
 
 
-def _cut(messages: list[ToClient]) -> tuple[list[ToClient], list[ToClient]]:
+def _cut(
+    messages: list[ToClient | Moved],
+) -> tuple[list[ToClient | Moved], list[ToClient | Moved]]:
     """As many as fit into a frame, and the rest. An item never comes after its stream's reply."""
     size = 0
     for count, message in enumerate(messages):
@@ -377,6 +380,11 @@ class Server:
     def publish(self, shards: ShardMap, changed: Iterable[ShardRecord]) -> None:
         """Tell all that watch who owns what now."""
         self._map.publish(shards, changed)
+
+    def tell(self, record: ShardRecord) -> None:
+        """A shard of ours has another owner: whoever sends to us is to follow at once."""
+        for session in self._objects.sessions:
+            session.send(Moved(record.shard, record.epoch, record.owner, record.address))
 
     async def start(self, *, alone: bool = True) -> None:
         """Listen. Raises RoostError when the address cannot be had. `alone`: all shards are ours."""

@@ -17,7 +17,7 @@ from cluster.wire import wire_to
 from roost.adapters.serving import OPTIONS
 from roost.cluster.ids import ShardId
 from roost.v1 import replication_pb2
-from roost_node.core.record import Epoch, SessionId, StoreId
+from roost_node.core.record import Epoch, How, SessionId, ShardRecord, StoreId
 from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.messages import (
     Append,
@@ -25,6 +25,7 @@ from roost_node.core.replication.messages import (
     Fetch,
     Fetched,
     FromOwner,
+    HandedOver,
     Heartbeat,
     HeartbeatAck,
     LogEntry,
@@ -59,6 +60,22 @@ FROM_OWNER: tuple[FromOwner, ...] = (
     SnapshotBegin(SHARD, EPOCH, SHAPE, b"hash"),
     SnapshotRows(SHARD, EPOCH, ((b"\0\x07\x20a", b"1"), (b"\0\x07\x20b", b""))),
     SnapshotEnd(SHARD, EPOCH),
+    HandedOver(
+        SHARD,
+        EPOCH,
+        12,
+        ShardRecord(
+            EPOCH,
+            StoreId("b"),
+            SessionId(2),
+            How.HANDOFF,
+            (StoreId("b"), StoreId("a")),
+            (StoreId("c"),),
+            SessionId(1),
+            StoreId(""),
+            8,
+        ),
+    ),
 )
 TO_OWNER: tuple[ToOwner, ...] = (
     Registered(SHARD, EPOCH, SHAPE),

@@ -284,6 +284,8 @@ class Process:
                 self.serving.discard(shard)
                 self.quiet.discard(shard)
                 self.waiting.pop(shard, None)
+            case effects.Moved():
+                pass  # callers here ask anybody
             case effects.Change(shard, token, transaction):
                 world.etcd_change(self, shard, token, transaction)
             case effects.ReadRecord(shard, token):
@@ -423,7 +425,8 @@ class Process:
             if kind == "write":
                 self.replicas.on_durable(what, self.now())
             elif kind == "own":
-                self.replicas.on_own_durable(*what)
+                shard, epoch, index = what
+                self.replicas.on_own_durable(shard, epoch, index, self.now())
 
     # -- calls -----------------------------------------------------------------------------
 

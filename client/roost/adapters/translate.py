@@ -14,6 +14,7 @@ from roost.wire.messages import (
     ErrorInfo,
     Item,
     Link,
+    Moved,
     Outcome,
     Query,
     Reply,
@@ -103,7 +104,7 @@ def from_client_frame(frame: objects_pb2.ClientFrame) -> list[ToServer]:
     return messages
 
 
-def server_frame(messages: list[ToClient]) -> objects_pb2.ServerFrame:
+def server_frame(messages: list[ToClient | Moved]) -> objects_pb2.ServerFrame:
     """A batch from a server. Replies and items of one call keep their order: items come first."""
     frame = objects_pb2.ServerFrame()
     add_reply = frame.replies.add
@@ -119,6 +120,13 @@ def server_frame(messages: list[ToClient]) -> objects_pb2.ServerFrame:
                 reply.payload = message.payload
         elif isinstance(message, Item):
             frame.items.add(id=message.id, payload=message.payload)
+        elif isinstance(message, Moved):
+            frame.moved.add(
+                shard=message.shard,
+                epoch=message.epoch,
+                owner=message.owner,
+                address=message.address,
+            )
         else:
             outcome = frame.outcomes.add(
                 id=message.id,
@@ -149,7 +157,7 @@ def from_server_frame(frame: objects_pb2.ServerFrame) -> list[ToClient]:
     return messages
 
 
-def size_of(message: ToServer | ToClient) -> int:
+def size_of(message: ToServer | ToClient | Moved) -> int:
     """About how many bytes it takes on the wire; never less."""
     if isinstance(message, Reply | Outcome):
         size = ENVELOPE_BYTES + len(message.payload)

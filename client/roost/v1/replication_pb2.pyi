@@ -343,6 +343,58 @@ class OwnerMessage(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class HandedOver(_message.Message):
+        """My handoff of this shard was applied, and this is its record now [H1]. Said to everybody: its new
+        owner begins without a read of its own, the others have news for those who ask them.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SHARD_FIELD_NUMBER: _builtins.int
+        REVISION_FIELD_NUMBER: _builtins.int
+        EPOCH_FIELD_NUMBER: _builtins.int
+        OWNER_FIELD_NUMBER: _builtins.int
+        SESSION_FIELD_NUMBER: _builtins.int
+        PREVIOUS_FIELD_NUMBER: _builtins.int
+        IN_SYNC_FIELD_NUMBER: _builtins.int
+        LEARNERS_FIELD_NUMBER: _builtins.int
+        TARGET_FIELD_NUMBER: _builtins.int
+        NONCE_FIELD_NUMBER: _builtins.int
+        shard: _builtins.int
+        revision: _builtins.int
+        """of the record's key in the coordination store"""
+        epoch: _builtins.int
+        """from here on the record's fields"""
+        owner: _builtins.str
+        session: _builtins.int
+        previous: _builtins.int
+        target: _builtins.str
+        nonce: _builtins.int
+        @_builtins.property
+        def in_sync(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        @_builtins.property
+        def learners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            shard: _builtins.int = ...,
+            revision: _builtins.int = ...,
+            epoch: _builtins.int = ...,
+            owner: _builtins.str = ...,
+            session: _builtins.int = ...,
+            previous: _builtins.int = ...,
+            in_sync: _abc.Iterable[_builtins.str] | None = ...,
+            learners: _abc.Iterable[_builtins.str] | None = ...,
+            target: _builtins.str = ...,
+            nonce: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "in_sync", b"in_sync", "learners", b"learners", "nonce", b"nonce", "owner", b"owner", "previous", b"previous", "revision", b"revision", "session", b"session", "shard", b"shard", "target", b"target"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REGISTER_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
@@ -350,6 +402,7 @@ class OwnerMessage(_message.Message):
     SNAPSHOT_BEGIN_FIELD_NUMBER: _builtins.int
     SNAPSHOT_ROWS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___OwnerMessage.Register: ...
     @_builtins.property
@@ -364,6 +417,8 @@ class OwnerMessage(_message.Message):
     def snapshot_rows(self) -> Global___OwnerMessage.SnapshotRows: ...
     @_builtins.property
     def snapshot_end(self) -> Global___OwnerMessage.SnapshotEnd: ...
+    @_builtins.property
+    def handed_over(self) -> Global___OwnerMessage.HandedOver: ...
     def __init__(
         self,
         *,
@@ -374,12 +429,13 @@ class OwnerMessage(_message.Message):
         snapshot_begin: Global___OwnerMessage.SnapshotBegin | None = ...,
         snapshot_rows: Global___OwnerMessage.SnapshotRows | None = ...,
         snapshot_end: Global___OwnerMessage.SnapshotEnd | None = ...,
+        handed_over: Global___OwnerMessage.HandedOver | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "fetch", b"fetch", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "fetch", b"fetch", "handed_over", b"handed_over", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "fetch", b"fetch", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "fetch", b"fetch", "handed_over", b"handed_over", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["register", "heartbeat", "append", "fetch", "snapshot_begin", "snapshot_rows", "snapshot_end"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["register", "heartbeat", "append", "fetch", "snapshot_begin", "snapshot_rows", "snapshot_end", "handed_over"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

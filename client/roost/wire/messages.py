@@ -145,6 +145,15 @@ class Item(msgspec.Struct, gc=False):
     payload: bytes
 
 
+class Moved(msgspec.Struct, gc=False):
+    """News, not failure: who owns a shard now. For those who send to owners; others do not read it."""
+
+    shard: int
+    epoch: int
+    owner: str
+    address: str
+
+
 UNKNOWN = 0
 RUNNING = 1
 COMMITTED = 2

@@ -15,17 +15,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from roost.cluster.ids import ShardId
 from roost.errors import NotOwnerError, UnavailableError
 from roost_node.core.log import Entry, Head, Op, Rows
-from roost_node.core.record import Epoch, Map, SessionId, StoreId
+from roost_node.core.record import Epoch, Map, SessionId, StoreId, Versioned
 from roost_node.core.replication import effects
 from roost_node.core.replication.follower import Kept
 from roost_node.core.replication.messages import (
     Append,
     Fetched,
     FromOwner,
+    HandedOver,
     LogEntry,
     SnapshotRows,
     ToOwner,
@@ -54,6 +56,13 @@ TRIM_ENTRIES_MIN = 512
 STALL_RETRY_S = 0.005
 
 
+class Audience(Protocol):
+    """Whoever tells callers where shards are."""
+
+    def on_record(self, shard: ShardId, versioned: Versioned, *, was_ours: bool) -> None:
+        """News of one record, before the next read of all. `was_ours`: callers look for it here."""
+
+
 class Replicator:
     """The replication of one node. Is the host's `Ownership`, its shards' `Replica`, and `PeerEvents`."""
 
@@ -74,6 +83,7 @@ class Replicator:
         self.replicas = replicas
         self._log = replica_log
         self.peers: Peers
+        self.audience: Audience
         self._closed = False
         self._records = records_of
         self._tasks = tasks
@@ -135,7 +145,8 @@ class Replicator:
 
     def on_durable(self, shard: Shard, index: int) -> None:
         """Our own disk has it."""
-        self.replicas.on_own_durable(ShardId(shard.id), Epoch(shard.log.epoch), index)
+        epoch = Epoch(shard.log.epoch)
+        self.replicas.on_own_durable(ShardId(shard.id), epoch, index, self._now_ms())
         self._soon()
 
     # -- streams (`PeerEvents`) ------------------------------------------------------------
@@ -172,6 +183,9 @@ class Replicator:
                 self._host.committer.write(message.rows, _nothing)
             return
         self.replicas.on_from_owner(peer, stream, message, self._now_ms())
+        if isinstance(message, HandedOver):
+            handed = Versioned(message.revision, message.record)
+            self.audience.on_record(message.shard, handed, was_ours=False)
         self._soon()
 
     # -- the coordination store ------------------------------------------------------------
@@ -276,6 +290,8 @@ class Replicator:
                     resumed.leave(resumed.gate.open())
             case effects.LoseShard(shard, epoch):
                 self._lose(shard, epoch)
+            case effects.Moved(shard, versioned):
+                self.audience.on_record(shard, versioned, was_ours=True)
             case effects.Change(shard, token, transaction):
                 self._records.change(shard, token, transaction)
             case effects.ReadRecord():

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from roost.cluster.ids import ShardId
 from roost.v1 import replication_pb2 as pb
-from roost_node.core.record import Epoch, SessionId, StoreId
+from roost_node.core.record import Epoch, How, SessionId, ShardRecord, StoreId
 from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.messages import (
     Append,
@@ -22,6 +22,7 @@ from roost_node.core.replication.messages import (
     Fetch,
     Fetched,
     FromOwner,
+    HandedOver,
     Heartbeat,
     HeartbeatAck,
     LogEntry,
@@ -189,6 +190,39 @@ def _read_shape(shape: pb.LogShape) -> Shape:
     return Shape(starts, shape.end, shape.base)
 
 
+def _handed_over(message: HandedOver) -> Message:
+    record = message.record
+    return pb.OwnerMessage(
+        handed_over=pb.OwnerMessage.HandedOver(
+            shard=message.shard,
+            revision=message.revision,
+            epoch=record.epoch,
+            owner=record.owner,
+            session=record.session,
+            previous=record.previous,
+            in_sync=record.in_sync,
+            learners=record.learners,
+            target=record.target,
+            nonce=record.nonce,
+        )
+    )
+
+
+def _read_handed_over(message: pb.OwnerMessage.HandedOver) -> HandedOver:
+    record = ShardRecord(
+        Epoch(message.epoch),
+        StoreId(message.owner),
+        SessionId(message.session),
+        How.HANDOFF,
+        tuple(map(StoreId, message.in_sync)),
+        tuple(map(StoreId, message.learners)),
+        SessionId(message.previous),
+        StoreId(message.target),
+        message.nonce,
+    )
+    return HandedOver(ShardId(message.shard), record.epoch, message.revision, record)
+
+
 # -- kinds ---------------------------------------------------------------------------------
 
 _Owner = pb.OwnerMessage
@@ -221,6 +255,7 @@ _OWNER_TO_PB: dict[type, Callable[[Any], Message]] = {
         )
     ),
     SnapshotEnd: lambda m: _Owner(snapshot_end=_Owner.SnapshotEnd(shard=m.shard, epoch=m.epoch)),
+    HandedOver: _handed_over,
 }
 
 _OWNER_FROM_PB: dict[str, Callable[[Any], FromOwner]] = {
@@ -242,6 +277,7 @@ _OWNER_FROM_PB: dict[str, Callable[[Any], FromOwner]] = {
         ShardId(m.shard), Epoch(m.epoch), tuple((row.key, row.value) for row in m.rows)
     ),
     "snapshot_end": lambda m: SnapshotEnd(ShardId(m.shard), Epoch(m.epoch)),
+    "handed_over": _read_handed_over,
 }
 
 _FOLLOWER_TO_PB: dict[type, Callable[[Any], Message]] = {

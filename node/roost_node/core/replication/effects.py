@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from roost.cluster.ids import ShardId
-from roost_node.core.record import Epoch, StoreId, Transaction
+from roost_node.core.record import Epoch, StoreId, Transaction, Versioned
 from roost_node.core.replication.messages import LogEntry, ToFollower, ToOwner
 
 
@@ -120,6 +120,13 @@ class LoseShard(msgspec.Struct, frozen=True):
     epoch: Epoch
 
 
+class Moved(msgspec.Struct, frozen=True):
+    """Another node owns it, by this record: tell those who ask us, so that they need not search."""
+
+    shard: ShardId
+    versioned: Versioned
+
+
 class Change(msgspec.Struct, frozen=True):
     """Carry out a transaction on the record; report `on_change_answered(shard, token, ...)`."""
 
@@ -157,6 +164,7 @@ Effect = (
     | FallSilent
     | ResumeCalls
     | LoseShard
+    | Moved
     | Change
     | ReadRecord
     | Diverged

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from roost.cluster.ids import ShardId
-from roost_node.core.record import Epoch
+from roost_node.core.record import Epoch, ShardRecord
 from roost_node.core.replication.epochs import Shape
 
 
@@ -83,7 +83,16 @@ class SnapshotEnd(msgspec.Struct, frozen=True, tag=True):
     epoch: Epoch
 
 
-ToFollower = Register | Heartbeat | Append | Fetch | SnapshotBegin | SnapshotEnd
+class HandedOver(msgspec.Struct, frozen=True, tag=True):
+    """I have handed the shard over, and this is its record now (H1): its new owner may begin at once."""
+
+    shard: ShardId
+    epoch: Epoch  # of the record
+    revision: int
+    record: ShardRecord
+
+
+ToFollower = Register | Heartbeat | Append | Fetch | SnapshotBegin | SnapshotEnd | HandedOver
 FromOwner = ToFollower | SnapshotRows
 """What travels on a stream."""
 

@@ -264,11 +264,12 @@ class Owner:
             progress.follow(index, now_ms)
         self._node.must_send(self.shard)
 
-    def on_durable(self, index: int) -> None:
+    def on_durable(self, index: int, now_ms: int) -> None:
         """Our own disk has the log up to `index`, as of this epoch."""
         if index > self.durable:
             self.durable = index
             self._advance()
+            self._go_on(now_ms)
 
     def send(self) -> None:
         """Send what each replica has not been sent; called once for many entries."""
@@ -360,6 +361,7 @@ class Owner:
             self._advance()
         if progress.next <= self.shape.end:
             self._node.must_send(self.shard)
+        self._go_on(now_ms)
 
     def on_refused(self, peer: StoreId, message: Refused, now_ms: int) -> None:
         """Somebody owns the shard at a higher epoch, or will: look at the record."""
@@ -464,15 +466,19 @@ class Owner:
         self._meet_peers(now_ms)
         if self.phase is Phase.RECOVERING:
             self._recover(now_ms)
-        if not self._told_serving and self.is_serving(now_ms):
-            self._told_serving = True
-            self._node.emit(effects.StartServing(self.shard, self.epoch))
         if self.members.must_touch(now_ms):
             self._touch(now_ms)
         if self.members.is_settled:
             self._change_members(now_ms)
+        self._go_on(now_ms)
+
+    def _go_on(self, now_ms: int) -> None:
+        """Callers wait for these two: not until the next tick where more is known before."""
         if self.phase is Phase.STOPPING:
             self._go_on_stopping(now_ms)
+        elif not self._told_serving and self.is_serving(now_ms):
+            self._told_serving = True
+            self._node.emit(effects.StartServing(self.shard, self.epoch))
 
     def _touch(self, now_ms: int) -> None:
         """O2: only another revision makes the old comparison fail.
@@ -483,12 +489,12 @@ class Owner:
 
     def _change_members(self, now_ms: int) -> None:
         record = self.members.record
-        laggard = self._laggard(now_ms)
-        if laggard is not None:
-            kept = tuple(m for m in record.in_sync if m != laggard)
+        leaving = self._laggard(now_ms) or self._stopping_member()
+        if leaving is not None:
+            kept = tuple(m for m in record.in_sync if m != leaving)
             self._propose(
                 msgspec.structs.replace(
-                    record, in_sync=kept, learners=_with(record.learners, laggard)
+                    record, in_sync=kept, learners=_with(record.learners, leaving)
                 ),
                 now_ms,
             )
@@ -524,6 +530,17 @@ class Owner:
         ]
         return max(slow)[1] if slow else None
 
+    def _stopping_member(self) -> StoreId | None:
+        """A member that says it will end: let go before, so that no commit waits for it (M5)."""
+        record = self.members.record
+        if len(record.in_sync) <= self._node.min_in_sync:
+            return None  # M3
+        return next((m for m in record.in_sync if self._is_stopping(m)), None)
+
+    def _is_stopping(self, store: StoreId) -> bool:
+        info = self._node.sessions.get(store)
+        return info is not None and info.stopping and store != self._node.me
+
     def _joining(self, now_ms: int) -> StoreId | None:
         """A replica that has everything, if one may be added."""
         if not self.has_waited(now_ms):
@@ -531,6 +548,8 @@ class Owner:
         for peer in self.members.record.learners:
             if self.wish is not None and peer not in self.wish.replicas:
                 continue  # it is on its way out
+            if self._is_stopping(peer):
+                continue  # it comes back when it has been started again
             progress = self.progress.get(peer)
             if progress is not None and self._has_everything(progress, now_ms):
                 return peer

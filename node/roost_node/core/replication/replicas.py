@@ -37,6 +37,7 @@ from roost_node.core.replication.messages import (
     Appended,
     Fetch,
     Fetched,
+    HandedOver,
     Heartbeat,
     HeartbeatAck,
     LogEntry,
@@ -121,6 +122,8 @@ class Replicas:
         self._heartbeat_ms = -(1 << 62)
         self._heard_ms: dict[StoreId, int] = {}
         self._unsent: dict[ShardId, None] = {}  # owners with something to send, in order
+        self._revisions: dict[ShardId, int] = {}  # of each record, the highest that we know of
+        self._stirred: set[ShardId] = set()  # owners that have news to act on in the next tick
 
     # -- what owners share -----------------------------------------------------------------
 
@@ -165,6 +168,7 @@ class Replicas:
     def on_session(self, session: SessionId) -> None:
         """Registered: this process is `session` now."""
         assert not self.owners, "O4: nothing is carried over into a new session"
+        self._revisions.clear()  # a coordination store that was restored counts anew
         self.session = session
 
     def on_session_lost(self) -> None:
@@ -195,25 +199,45 @@ class Replicas:
             known = self.sessions.get(store)
             if known is None or known.session != info.session:
                 self._heard_ms[store] = now_ms  # it has just come
-        has_left = not self.sessions.keys() <= sessions.keys()
+        has_left = not _staying(self.sessions) <= _staying(sessions)
         self.sessions = dict(sessions)
         self.etcd_ms = max(self.etcd_ms, begun_ms)
         for shard, versioned in shards.items():
-            owner = self.owners.get(shard)
-            if owner is not None and not owner.on_read(versioned, now_ms):
-                self._lose(shard)
-                owner = None
-            if owner is None and self._is_ours(versioned):
-                self._take(shard, versioned, sessions, deaths, now_ms)
+            self._on_record(shard, versioned, deaths, now_ms)
         if has_left:
             for owner in self.owners.values():
                 owner.on_tick(now_ms)  # commits wait for whoever left (M5)
+
+    def _on_record(
+        self,
+        shard: ShardId,
+        versioned: Versioned,
+        deaths: Mapping[SessionId, DeathRecord],
+        now_ms: int,
+    ) -> None:
+        """A record as it was at some revision."""
+        owner = self.owners.get(shard)
+        if owner is not None and not owner.on_read(versioned, now_ms):
+            self._depose(shard, versioned)
+            owner = None
+        if self._is_outdated(shard, versioned):
+            return
+        self._revisions[shard] = versioned.revision
+        if owner is None and self._is_ours(versioned):
+            self._take(shard, versioned, self.sessions, deaths, now_ms)
+
+    def _is_outdated(self, shard: ShardId, versioned: Versioned) -> bool:
+        """H1: a read from before our handoff must not make us the owner again, at an epoch that is over."""
+        return versioned.revision < self._revisions.get(shard, 0)
 
     def on_wishes(self, wishes: Mapping[ShardId, Wish]) -> None:
         """What the plan wants."""
         self._wishes.update(wishes)
         for shard, owner in self.owners.items():
-            owner.wish = self._wishes.get(shard)
+            wish = self._wishes.get(shard)
+            if wish != owner.wish:
+                owner.wish = wish
+                self._stirred.add(shard)
 
     def on_change_answered(
         self, shard: ShardId, token: int, succeeded: bool | None, revision: int, now_ms: int
@@ -221,7 +245,19 @@ class Replicas:
         """The answer to a `Change`; None: outcome unknown."""
         owner = self.owners.get(shard)
         if owner is not None and not owner.on_change_answered(token, succeeded, revision, now_ms):
-            self._lose(shard)
+            handed = Versioned(owner.members.revision, owner.members.record)
+            self._revisions[shard] = handed.revision
+            self._depose(shard, handed)
+
+    def _depose(self, shard: ShardId, versioned: Versioned) -> None:
+        """The record names another owner: it, and everybody who asks us, is to know."""
+        self._lose(shard)
+        self.emit(effects.Moved(shard, versioned))
+        record = versioned.record
+        if record.how is How.HANDOFF and record.previous == self.session:
+            message = HandedOver(shard, record.epoch, versioned.revision, record)
+            for peer in sorted(self._links):
+                self.emit(effects.ToPeer(peer, message))
 
     def _is_ours(self, versioned: Versioned) -> bool:
         record = versioned.record
@@ -317,11 +353,11 @@ class Replicas:
         if owner is not None and owner.epoch == then.epoch:  # else it was lost meanwhile
             owner.on_epoch_durable(now_ms)
 
-    def on_own_durable(self, shard: ShardId, epoch: Epoch, index: int) -> None:
+    def on_own_durable(self, shard: ShardId, epoch: Epoch, index: int, now_ms: int) -> None:
         """Entries that this owner's host made are on the disk up to `index`."""
         owner = self.owners.get(shard)
         if owner is not None and owner.epoch == epoch:
-            owner.on_durable(index)
+            owner.on_durable(index, now_ms)
 
     def _acknowledge(self, then: _Acknowledge) -> None:
         """Say what waited for the disk; not what a higher epoch has overtaken meanwhile."""
@@ -402,6 +438,13 @@ class Replicas:
         if isinstance(message, Heartbeat):
             self.promises.give(inbound.session, now_ms)  # P1
             self._after(_Acknowledge(peer, stream, HeartbeatAck(message.number)), now_ms)
+            return
+        if isinstance(message, HandedOver):
+            if (
+                message.record.how is How.HANDOFF
+            ):  # as good as a read: no promise is to be waited out
+                handed = Versioned(message.revision, message.record)
+                self._on_record(message.shard, handed, {}, now_ms)
             return
         shard, kept = message.shard, self.kept_of(message.shard)
         if not follower.listens_to(kept, message.epoch):
@@ -548,10 +591,16 @@ class Replicas:
             self.promises.forget_lapsed(now_ms)
             due = list(self.owners.values())
         else:
-            due = [owner for owner in self.owners.values() if owner.is_restless]
+            due = [o for o in self.owners.values() if o.is_restless or o.shard in self._stirred]
+        self._stirred.clear()
         for owner in due:
             owner.on_tick(now_ms)
         self.flush()
 
     def _beat(self, peer: StoreId, now_ms: int) -> None:
         self.emit(effects.ToPeer(peer, Heartbeat(self.cover_of(peer).heartbeat(now_ms))))
+
+
+def _staying(sessions: Mapping[StoreId, SessionInfo]) -> set[StoreId]:
+    """Those that do not say that they will end."""
+    return {store for store, info in sessions.items() if not info.stopping}

@@ -1,0 +1,187 @@
+"""One node's replication cores, with plain values: how shards come and go."""
+
+from __future__ import annotations
+
+import msgspec
+
+from roost.cluster.ids import ShardId
+from roost_node.core.record import (
+    Epoch,
+    How,
+    SessionId,
+    SessionInfo,
+    ShardRecord,
+    StoreId,
+    Versioned,
+    Wish,
+)
+from roost_node.core.replication import effects
+from roost_node.core.replication.effects import Effect
+from roost_node.core.replication.messages import (
+    Appended,
+    HandedOver,
+    Heartbeat,
+    HeartbeatAck,
+    Register,
+    Registered,
+)
+from roost_node.core.replication.replicas import Replicas
+
+A, B, C = StoreId("a"), StoreId("b"), StoreId("c")
+SHARD = ShardId(3)
+SESSIONS = {
+    store: SessionInfo(store, SessionId(number), store) for number, store in enumerate((A, B, C), 1)
+}
+OURS = ShardRecord(Epoch(1), A, SessionId(1), How.CREATED, (A, B, C))
+
+
+class Node:
+    """Node a, whose disk is quick and whose peers acknowledge everything."""
+
+    def __init__(self) -> None:
+        self.now = 10_000
+        self.replicas = Replicas(A, {}, 0, min_in_sync=2)
+        self.replicas.on_session(SessionId(1))
+        self.done: list[Effect] = []
+        for peer in (B, C):
+            self.replicas.on_link(peer, self.now)
+        self.settle()
+
+    def news(
+        self, record: ShardRecord, revision: int, sessions: dict[StoreId, SessionInfo] | None = None
+    ) -> None:
+        found = {SHARD: Versioned(revision, record)}
+        self.replicas.on_news(found, sessions or SESSIONS, {}, self.now, self.now)
+        self.settle()
+
+    def tick(self, ms: int = 300) -> None:
+        self.now += ms
+        self.replicas.on_tick(self.now)
+        self.settle()
+
+    def settle(self) -> None:
+        """Carry effects out until there are none."""
+        replicas = self.replicas
+        replicas.flush()
+        while orders := replicas.take_effects():
+            for order in orders:
+                self.done.append(order)
+                self._carry(order)
+            replicas.flush()
+
+    def _carry(self, order: Effect) -> None:
+        replicas, now = self.replicas, self.now
+        match order:
+            case effects.Write():
+                replicas.on_durable(order.number, now)
+            case effects.ToPeer(peer, Heartbeat(number)):
+                replicas.on_from_follower(peer, HeartbeatAck(number), now)
+            case effects.ToPeer(peer, Register(shard, epoch)):
+                shape = replicas.kept_of(shard).shape
+                replicas.on_from_follower(peer, Registered(shard, epoch, shape), now)
+            case effects.OpenEpoch(shard, epoch, end):
+                replicas.on_appended(shard, end + 1, b"", now)
+                replicas.on_own_durable(shard, epoch, end + 1, now)
+            case effects.SendEntries(peer, shard, epoch, _, last):
+                replicas.on_from_follower(peer, Appended(shard, epoch, last, b""), now)
+            case effects.StopCalls(shard, _):
+                replicas.owners[shard].on_quiet(now)
+
+    def changes(self) -> list[effects.Change]:
+        return [order for order in self.done if isinstance(order, effects.Change)]
+
+    def proposed(self) -> ShardRecord:
+        return self.changes()[-1].transaction.swaps[0].record
+
+    def answer(self, revision: int, *, succeeded: bool = True) -> None:
+        change = self.changes()[-1]
+        self.replicas.on_change_answered(SHARD, change.token, succeeded, revision, self.now)
+        self.settle()
+
+    def hand_over(self, revision: int) -> ShardRecord:
+        """To b; the record that was written."""
+        self.replicas.on_wishes({SHARD: Wish(B, (A, B, C), go=True)})
+        self.tick()
+        self.answer(revision)
+        return self.proposed()
+
+
+def test_an_owner_serves_as_soon_as_its_first_entry_is_committed() -> None:
+    node = Node()
+    node.news(OURS, 5)
+    assert effects.StartServing(SHARD, Epoch(1)) in node.done  # no tick was needed
+
+
+def test_after_a_handoff_everybody_hears_of_the_new_owner_at_once() -> None:
+    node = Node()
+    node.news(OURS, 5)
+    record = node.hand_over(9)
+    assert (record.owner, record.session, record.epoch, record.how) == (B, 2, 2, How.HANDOFF)
+    assert SHARD not in node.replicas.owners
+    after = node.done[node.done.index(effects.LoseShard(SHARD, Epoch(1))) :]
+    assert effects.Moved(SHARD, Versioned(9, record)) in after
+    said = HandedOver(SHARD, Epoch(2), 9, record)
+    assert [e.peer for e in after if isinstance(e, effects.ToPeer) and e.message == said] == [B, C]
+
+
+def test_a_read_from_before_a_handoff_does_not_bring_the_shard_back() -> None:
+    node = Node()
+    node.news(OURS, 5)
+    record = node.hand_over(9)
+    node.news(OURS, 5)  # it was under way meanwhile
+    assert SHARD not in node.replicas.owners
+    back = msgspec.structs.replace(
+        record, epoch=Epoch(3), owner=A, session=SessionId(1), previous=SessionId(2)
+    )
+    node.news(back, 12)
+    assert node.replicas.owners[SHARD].epoch == 3
+
+
+def test_a_new_owner_needs_no_read_when_the_old_one_tells_it() -> None:
+    node = Node()
+    theirs = msgspec.structs.replace(OURS, owner=B, session=SessionId(2))
+    node.news(theirs, 5)
+    stream = node.replicas.on_inbound(B, SessionId(2))
+    record = msgspec.structs.replace(OURS, epoch=Epoch(2), how=How.HANDOFF, previous=SessionId(2))
+    said = HandedOver(SHARD, Epoch(2), 9, record)
+    node.replicas.on_from_owner(B, stream, said, node.now)
+    node.settle()
+    assert node.replicas.owners[SHARD].is_serving(node.now)
+    node.news(theirs, 5)  # a read that began before
+    assert node.replicas.owners[SHARD].epoch == 2
+
+
+def test_what_was_handed_over_to_another_session_of_ours_is_not_taken() -> None:
+    node = Node()
+    stream = node.replicas.on_inbound(B, SessionId(2))
+    for how, session in ((How.HANDOFF, 77), (How.FAILOVER, 1)):
+        record = msgspec.structs.replace(OURS, how=how, session=SessionId(session))
+        said = HandedOver(SHARD, Epoch(1), 9, record)
+        node.replicas.on_from_owner(B, stream, said, node.now)
+        node.settle()
+        assert SHARD not in node.replicas.owners, how
+
+
+def test_a_member_that_stops_is_let_go_before_it_ends_and_not_taken_back_until_it_is_back() -> None:
+    node = Node()
+    node.news(OURS, 5)
+    stopping = SESSIONS | {C: msgspec.structs.replace(SESSIONS[C], stopping=True)}
+    node.news(OURS, 5, stopping)
+    node.tick(20)
+    record = node.proposed()
+    assert (record.in_sync, record.learners) == ((A, B), (C,))
+    node.answer(6)
+    node.tick()
+    assert node.proposed() is record
+    node.news(node.replicas.owners[SHARD].members.record, 6)  # it lives, and stops no more
+    node.tick()
+    assert set(node.proposed().in_sync) == {A, B, C}
+
+
+def test_the_last_members_but_min_in_sync_may_not_be_let_go() -> None:
+    node = Node()
+    node.news(msgspec.structs.replace(OURS, in_sync=(A, C)), 5)
+    stopping = SESSIONS | {C: msgspec.structs.replace(SESSIONS[C], stopping=True)}
+    node.news(msgspec.structs.replace(OURS, in_sync=(A, C)), 5, stopping)
+    node.tick()
+    assert node.changes() == []
