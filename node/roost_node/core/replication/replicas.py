@@ -440,9 +440,7 @@ class Replicas:
             self._after(_Acknowledge(peer, stream, HeartbeatAck(message.number)), now_ms)
             return
         if isinstance(message, HandedOver):
-            if (
-                message.record.how is How.HANDOFF
-            ):  # as good as a read: no promise is to be waited out
+            if message.record.how is How.HANDOFF:  # as good as a read: there is no wait (P4)
                 handed = Versioned(message.revision, message.record)
                 self._on_record(message.shard, handed, {}, now_ms)
             return
