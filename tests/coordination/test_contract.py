@@ -28,6 +28,7 @@ from roost_node.core.record import (
     Transaction,
     Versioned,
     Wish,
+    batches,
 )
 from roost_node.ownership.coordinator import (
     Changed,
@@ -252,9 +253,10 @@ def test_as_many_swaps_as_a_transaction_takes_and_no_more(place: Place) -> None:
         node = await a_cluster(place)
         session = await node.open_session(info(A), TTL_S)
         swaps = [swap(ShardId(n), 0, 1) for n in range(300)]
-        guards, size = (Guard(A, session, alive=True),), OPERATIONS_MAX - 1
-        for start in range(0, len(swaps), size):
-            part = Transaction(tuple(swaps[start : start + size]), guards)
+        parts = batches(swaps, [Guard(A, session, alive=True)])
+        assert len(parts) == 3
+        assert max(part.operations for part in parts) == OPERATIONS_MAX
+        for part in parts:
             assert (await node.apply(part)).succeeded
         assert len((await node.read()).shards) == 300
         some = [ShardId(n) for n in range(0, 1024, 2)]

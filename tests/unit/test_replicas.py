@@ -185,3 +185,12 @@ def test_the_last_members_but_min_in_sync_may_not_be_let_go() -> None:
     node.news(msgspec.structs.replace(OURS, in_sync=(A, C)), 5, stopping)
     node.tick()
     assert node.changes() == []
+
+
+def test_a_new_session_listens_to_a_store_that_counts_anew() -> None:
+    node = Node()
+    node.news(OURS, 500)
+    node.replicas.on_session_lost()
+    node.replicas.on_session(SessionId(1))
+    node.news(msgspec.structs.replace(OURS, epoch=Epoch(2)), 3)
+    assert node.replicas.owners[SHARD].epoch == 2

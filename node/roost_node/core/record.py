@@ -222,3 +222,13 @@ def is_gone(sessions: dict[StoreId, SessionInfo], store: StoreId, session: Sessi
 def union(sets: Sequence[Sequence[StoreId]]) -> frozenset[StoreId]:
     """All stores of several in-sync sets (O2)."""
     return frozenset(store for one in sets for store in one)
+
+
+def batches(swaps: Sequence[Swap], guards: Sequence[Guard]) -> list[Transaction]:
+    """As few transactions as the store takes, each under all the guards (M5)."""
+    size = OPERATIONS_MAX - len(guards)
+    assert size > 0, "guards leave no room for a swap"
+    return [
+        Transaction(tuple(swaps[start : start + size]), tuple(guards))
+        for start in range(0, len(swaps), size)
+    ]
