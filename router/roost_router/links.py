@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from roost import __version__
-from roost.adapters.channel import OPTIONS, ready
+from roost.adapters.channel import SILENT, pings, ready
 from roost.adapters.map_news import moved_from_pb, records_from_pb, shape_from_pb
 from roost.cluster.shard_map import Shape, ShardRecord
 from roost.errors import RoostError
@@ -43,9 +43,8 @@ Raw = grpc.aio.StreamStreamCall[bytes, bytes]
 def options(keepalive_s: float) -> list[tuple[str, int | str]]:
     """Of a channel that notices a frozen node in `PING_S` and `keepalive_s`."""
     return [
-        *(o for o in OPTIONS if not o[0].startswith("grpc.keepalive")),
-        ("grpc.keepalive_time_ms", int(PING_S * 1000)),
-        ("grpc.keepalive_timeout_ms", int(keepalive_s * 1000)),
+        *SILENT,
+        *pings(PING_S, keepalive_s),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 

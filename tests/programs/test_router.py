@@ -23,6 +23,7 @@ import pytest
 
 import roost
 from roost.cluster.ids import request_id
+from roost.options import DEADLINE_S
 from roost.v1 import objects_pb2, objects_pb2_grpc, shard_map_pb2, shard_map_pb2_grpc
 
 APP = """
@@ -250,6 +251,23 @@ def test_a_router_told_to_stop_answers_what_it_has_and_its_clients_move_on(
                 assert await slow == 1
                 await load.more()
             assert await asyncio.to_thread(first.process.wait, 40) == 0
+            await load.check()
+
+    play(story())
+
+
+def test_a_frozen_router_is_left_for_another_long_before_a_calls_deadline(cluster: Cluster) -> None:
+    routers = cluster.router(), cluster.router()
+
+    async def story() -> None:
+        async with cluster.connect(timeout=DEADLINE_S) as client:
+            load = Load(client)
+            async with load.running():
+                for router in routers:
+                    await load.more()
+                    router.process.send_signal(signal.SIGSTOP)
+                    await load.more()
+                    router.process.send_signal(signal.SIGCONT)
             await load.check()
 
     play(story())

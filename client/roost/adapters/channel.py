@@ -28,17 +28,33 @@ from roost.wire.messages import FRAME_BYTES_MAX, WIRE_VERSION, ErrorInfo, Status
 from roost.wire.status import to_error
 
 BATCH_BYTES = FRAME_BYTES_MAX // 4
-OPTIONS: Sequence[tuple[str, int | str]] = (
+Options = tuple[tuple[str, int | str], ...]
+
+
+def pings(every_s: float, timeout_s: float) -> Options:
+    """A peer that says nothing for both times together is given up: it is frozen, or the way to it is cut."""
+    timeout_ms = int(timeout_s * 1000)
+    return (
+        ("grpc.keepalive_time_ms", int(every_s * 1000)),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        # It is this one that counts: without it a frozen peer was kept for 60 s, whatever the other says.
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+    )
+
+
+SILENT: Options = (
     ("grpc.max_receive_message_length", 2 * FRAME_BYTES_MAX),
     ("grpc.max_send_message_length", 2 * FRAME_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+"""For whoever says how often to ping."""
+
+# A call whose deadline nobody set (30 s) must outlive a frozen router by far: there is another one.
+OPTIONS: Options = (*SILENT, *pings(5.0, 3.0))
 STATUS_HEADER = "roost-status"
 
 

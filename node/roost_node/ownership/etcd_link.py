@@ -48,6 +48,7 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 10_000),  # a silent watch is noticed; etcd forbids less than 5 s
     ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.max_receive_message_length", -1),  # 4,096 records are more than the usual 4 MiB
 ]
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import grpc
 import grpc.aio
 
-from roost.adapters.channel import OPTIONS, ready
+from roost.adapters.channel import SILENT, pings, ready
 from roost_node.core.record import StoreId
 from roost_node.core.replication.messages import ToOwner
 from roost_node.replication import translate
@@ -31,10 +31,8 @@ PING_S = 0.7  # a node that answers no ping is given up after both
 PING_TIMEOUT_S = 0.8
 
 LINK_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    *(o for o in OPTIONS if not o[0].startswith("grpc.keepalive")),
-    ("grpc.keepalive_time_ms", int(PING_S * 1000)),
-    ("grpc.keepalive_timeout_ms", int(PING_TIMEOUT_S * 1000)),
-    ("grpc.http2.ping_timeout_ms", int(PING_TIMEOUT_S * 1000)),
+    *SILENT,
+    *pings(PING_S, PING_TIMEOUT_S),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
