@@ -59,6 +59,12 @@ async def kill_node(scene: Scene) -> str:
     return f"kill -9 of node {node}"
 
 
+async def kill_worker(scene: Scene) -> str:
+    node = scene.random.choice(NODES)
+    scene.machines.kill_worker(node)
+    return f"kill -9 of node {node} before its supervisor's eyes"
+
+
 async def kill_router(scene: Scene) -> str:
     router = scene.random.choice(ROUTERS)
     await scene.machines.kill(router)
@@ -204,7 +210,7 @@ async def _empty(scene: Scene, node: str) -> None:
 
 
 SHORT: tuple[Fault, ...] = (
-    kill_node, kill_router, kill_etcd, stop_etcd, freeze_node, freeze_router, cut_nodes,
+    kill_node, kill_worker, kill_router, kill_etcd, stop_etcd, freeze_node, freeze_router, cut_nodes,
     cut_nodes_one_way, cut_etcd, cut_etcd_one_way, isolate_node, cut_router, drain_node, join_and_leave,
 )  # fmt: skip
 LONG: tuple[Fault, ...] = (*SHORT, restart_all, wipe_node)

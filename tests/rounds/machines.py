@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -64,7 +65,7 @@ class Machines:
     def _node(self, name: str) -> list[str]:
         return [
             *("roost_node", "node", str(app.__file__), "--data", str(self._folder / name)),
-            *("--etcd", self.address("etcd"), "--shards", str(SHARDS)),
+            *("--etcd", self.address("etcd"), "--shards", str(SHARDS), "--supervise"),
         ]
 
     def _router(self) -> list[str]:
@@ -99,6 +100,12 @@ class Machines:
         self.freeze(name)  # or one that looks after another would see it end
         self.network.signal(name, signal.SIGKILL)
         await asyncio.to_thread(self._processes.pop(name).wait, END_S)
+
+    def kill_worker(self, node: str) -> None:
+        """The node, but not its supervisor, which starts another one."""
+        parent = self._processes[node].pid
+        (worker,) = (pid for pid in self.network.pids(node) if pid != parent)
+        os.kill(worker, signal.SIGKILL)
 
     async def stop(self, name: str) -> None:
         """SIGTERM, and wait for a good end."""

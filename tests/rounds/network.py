@@ -83,11 +83,15 @@ class Network:
         """The command that runs this one on a machine, under the same process id."""
         return ["nsenter", f"--net=/run/netns/roost-{name}", *command]
 
+    def pids(self, name: str) -> list[int]:
+        """The processes on a machine."""
+        return [int(pid) for pid in _ip("netns", "pids", f"roost-{name}").split()]
+
     def signal(self, name: str, number: int) -> None:
-        """To every process on a machine."""
-        for pid in _ip("netns", "pids", f"roost-{name}").split():
+        """To every one of them."""
+        for pid in self.pids(name):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), number)
+                os.kill(pid, number)
 
     def cut(self, sender: str, to: str) -> None:
         """From now on nothing that `sender` sends reaches `to`."""
