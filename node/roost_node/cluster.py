@@ -390,6 +390,7 @@ class Member:
     async def _report(self) -> None:
         """Tell the others whom we cannot reach (F2), and find out whether the machine slept (P3)."""
         said: object = None
+        under = NO_SESSION
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             slept_ms = _slept_ms()
@@ -399,6 +400,8 @@ class Member:
             self._slept_ms = slept_ms
             now_ms = boot_ms()
             news = (self.replicas.unreachable(now_ms), self.replicas.stuck_on(now_ms))
+            if under != self.replicas.session:
+                under, said = self.replicas.session, None  # what an older one said is forgotten
             if news != said and (said is not None or any(news)):
                 self._say()
             said = news

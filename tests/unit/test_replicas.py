@@ -194,3 +194,16 @@ def test_a_new_session_listens_to_a_store_that_counts_anew() -> None:
     node.replicas.on_session(SessionId(1))
     node.news(msgspec.structs.replace(OURS, epoch=Epoch(2)), 3)
     assert node.replicas.owners[SHARD].epoch == 2
+
+
+def test_after_a_long_sleep_without_session_nobody_is_called_unreachable() -> None:
+    node = Node()
+    node.news(OURS, 5)
+    node.now += 5_000
+    assert node.replicas.unreachable(node.now) == (B, C)
+    node.replicas.on_session_lost()
+    node.replicas.on_session(SessionId(4))
+    node.news(OURS, 5)
+    assert node.replicas.unreachable(node.now) == ()
+    node.now += 5_000
+    assert node.replicas.unreachable(node.now) == (B, C)

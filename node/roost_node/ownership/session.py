@@ -81,7 +81,10 @@ class SessionLoop:
         unreachable: tuple[StoreId, ...],
         stuck_on: tuple[StoreId, ...],
     ) -> None:
-        """Tell the others, as soon as the store can be reached, and with every later session."""
+        """Tell the others, as soon as the store can be reached, and with every later session.
+
+        But not whom we could not reach: that ends with the session (it may be why it ended).
+        """
         self._info = msgspec.structs.replace(
             self._info,
             draining=draining,
@@ -173,6 +176,7 @@ class SessionLoop:
             assert not isinstance(effect, Register | KeepAlive), "those are carried out by `run`"
             fields = {"store": self._info.store, "session": f"{effect.session:016x}"}
             if isinstance(effect, Lost):
+                self._info = msgspec.structs.replace(self._info, unreachable=(), stuck_on=())
                 _log.warning("session lost", extra={**fields, "why": effect.why})
             else:
                 _log.info("session %s", type(effect).__name__.lower(), extra=fields)

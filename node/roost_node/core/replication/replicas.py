@@ -176,6 +176,7 @@ class Replicas:
         for shard in list(self.owners):
             self._lose(shard)
         self.session = NO_SESSION
+        self.sessions = {}  # whom we have not heard for long is asked anew, too (F2)
         self._covers.clear()
         self._links.clear()  # streams belong to a session
 
