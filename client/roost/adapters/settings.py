@@ -101,16 +101,19 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
         content = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from None
-    known = _options_of(context.command) | _options_of(context.find_root().command)
+    known = _options_of(context.command, context)
+    known |= _options_of(context.find_root().command, context.find_root())
     unknown = sorted(set(content) - known - CLIENT_SETTINGS)
     if unknown:
         raise click.BadParameter(f"{path}: there is no setting {unknown[0]!r}")
     context.default_map = content
 
 
-def _options_of(command: click.Command) -> set[str]:
+def _options_of(command: click.Command, context: click.Context) -> set[str]:
     """Every option of a command and of those below it."""
     names = {str(one.name) for one in command.params if isinstance(one, click.Option)}
-    for below in command.commands.values() if isinstance(command, click.Group) else ():
-        names |= _options_of(below)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):  # asked for, not read: they may be loaded late
+            below = command.get_command(context, name)
+            names |= _options_of(below, context) if below is not None else set()
     return names

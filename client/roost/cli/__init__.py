@@ -13,9 +13,22 @@ from roost.local import load_server
 
 
 class _Commands(click.Group):
-    """The commands; where some could not be loaded, whoever asks for them is told why."""
+    """The commands. Those of servers are loaded when asked for: that takes longer than a probe may.
 
-    missing = ""
+    Where they are not installed, whoever asks for them is told why.
+    """
+
+    _is_whole = False
+    _missing = ""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            self._load()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._load()
+        return super().list_commands(ctx)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -23,15 +36,25 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if not self.missing:
+            if not self._missing:
                 raise
-            raise click.UsageError(f"{error.message} But {self.missing}", ctx) from None
+            raise click.UsageError(f"{error.message} But {self._missing}", ctx) from None
+
+    def _load(self) -> None:
+        if self._is_whole:
+            return
+        self._is_whole = True
+        for entry in entry_points(group="roost.commands"):
+            try:
+                load_server(entry)(self)
+            except RoostError as error:
+                self._missing = error.message
 
 
 def build() -> click.Group:
     """The command with all that is installed."""
     from roost import __version__
-    from roost.cli import bench, calls, cluster, objects, rescue
+    from roost.cli import bench, calls, cluster, health, objects, rescue
 
     group = _Commands(
         "roost",
@@ -40,16 +63,11 @@ def build() -> click.Group:
     )
     click.version_option(__version__, prog_name="roost")(group)
     for command in (
-        *(calls.call, objects.objects, bench.bench),
+        *(calls.call, objects.objects, bench.bench, health.health),
         *(cluster.status, cluster.shards, cluster.plan, cluster.explain),
         *(cluster.drain, cluster.move, rescue.cluster),
     ):
         group.add_command(command)
-    for entry in entry_points(group="roost.commands"):
-        try:
-            load_server(entry)(group)
-        except RoostError as error:
-            group.missing = error.message
     return group
 
 
