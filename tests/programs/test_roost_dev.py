@@ -261,6 +261,7 @@ def test_settings_come_from_flags_environment_and_a_file(tmp_path: Path) -> None
     from click.testing import CliRunner
 
     from roost_node import __main__ as commands
+    from roost_node import program
 
     seen: list[object] = []
     config = tmp_path / "roost.toml"
@@ -269,11 +270,12 @@ def test_settings_come_from_flags_environment_and_a_file(tmp_path: Path) -> None
     app.write_text(APP)
     with pytest.MonkeyPatch.context() as patch:
 
-        def run(config: object, application: object, *, reload: bool) -> int:
+        def run(config: object, application: object, *, reload: bool, supervisor: object) -> int:
             seen.append(config)
             return 0
 
-        patch.setattr(commands, "run", run)
+        patch.setattr(program, "run", run)
+        patch.setenv("ROOST_SUPERVISE", "0")
         patch.setenv("ROOST_HOOK_S", "20")
         patch.setenv("ROOST_CANCEL_S", "30")
         arguments = [str(app), "--config", str(config), "--cancel-s", "300"]
