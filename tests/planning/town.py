@@ -84,7 +84,7 @@ class Town:
 
     @property
     def situation(self) -> Situation:
-        self._roster.on_map(self.map.sessions, named_in(self.map), self.now_ms)
+        self._roster.on_map(self.map.sessions, named_in(self.map), self.now_ms, self.map.drains)
         return Situation(self.map, self._roster.places(self.now_ms))
 
     def plan(self) -> tuple[Change, ...]:

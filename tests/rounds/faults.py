@@ -173,7 +173,7 @@ async def restart_all(scene: Scene) -> str:
 async def drain_node(scene: Scene) -> str:
     node = scene.random.choice(NODES)
     await _empty(scene, node)
-    await scene.machines.drain(node, off=True)
+    await scene.machines.drain(scene.machines.address(node), off=True)
     return f"node {node} is drained, and taken back"
 
 
@@ -200,9 +200,21 @@ async def wipe_node(scene: Scene) -> str:
     return f"node {node} comes back with an empty disk"
 
 
+async def replace_node(scene: Scene) -> str:
+    """As above, but the operator does not wait: the lost store is drained."""
+    machines, node = scene.machines, scene.random.choice(NODES)
+    lost = await machines.store_of(node)
+    await machines.kill(node)
+    machines.wipe(node)
+    await machines.drain(lost)
+    await scene.clients.move_on()
+    machines.start(node)
+    return f"node {node} comes back with an empty disk, and its old store is drained"
+
+
 async def _empty(scene: Scene, node: str) -> None:
-    await scene.machines.drain(node)
     at = scene.machines.address(node)
+    await scene.machines.drain(at)
     await scene.machines.until(
         lambda found: not any(n.owners or n.replicas for n in found.nodes if n.address == at)
     )
@@ -211,7 +223,7 @@ async def _empty(scene: Scene, node: str) -> None:
 
 SHORT: tuple[Fault, ...] = (
     kill_node, kill_worker, kill_router, kill_etcd, stop_etcd, freeze_node, freeze_router, cut_nodes,
-    cut_nodes_one_way, cut_etcd, cut_etcd_one_way, isolate_node, cut_router, drain_node, join_and_leave,
+    cut_nodes_one_way, cut_etcd, cut_etcd_one_way, isolate_node, cut_router, drain_node, join_and_leave, replace_node,
 )  # fmt: skip
 LONG: tuple[Fault, ...] = (*SHORT, restart_all, wipe_node)
 # What is not among the figures: callers whose only way is cut or frozen, until that is mended or noticed.

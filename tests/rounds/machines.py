@@ -124,11 +124,15 @@ class Machines:
         """Its disk is new."""
         shutil.rmtree(self._folder / name)
 
-    async def drain(self, name: str, *, off: bool = False) -> None:
-        """An operator's order."""
-        request = admin_pb2.DrainRequest(store_id=self.address(name), off=off)
-        at = [self.address(NODES[0])]
-        await ask(at, END_S, lambda stub, s: stub.Drain(request, timeout=s))
+    async def store_of(self, node: str) -> str:
+        """The id of its store."""
+        found = await status(self._running())
+        return next(n.store_id for n in found.nodes if n.address == self.address(node))
+
+    async def drain(self, store: str, *, off: bool = False) -> None:
+        """An operator's order. `store`: its id, or its node's address."""
+        request = admin_pb2.DrainRequest(store_id=store, off=off)
+        await ask(self._running(), END_S, lambda stub, s: stub.Drain(request, timeout=s))
 
     async def until(self, what: Callable[[Status], bool], within_s: float = 2 * END_S) -> None:
         """Until this is what operators see, and every process of ours still runs."""

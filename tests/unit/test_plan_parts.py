@@ -83,6 +83,17 @@ def test_a_store_that_was_told_to_leave_is_not_waited_for() -> None:
     assert roster.places(1)[B].standing is Standing.AWAY
 
 
+def test_a_store_that_is_drained_because_it_is_lost_is_not_waited_for() -> None:
+    roster = Roster()
+    roster.on_map({A: info(A)}, [A], 0)
+    roster.on_map({}, [A], 1)
+    assert roster.places(1)[A].standing is Standing.AWAY
+    roster.on_map({}, [A], 2, frozenset([A]))
+    assert roster.places(2)[A].standing is Standing.GONE
+    roster.on_map({}, [A], 3)
+    assert roster.places(3)[A].standing is Standing.AWAY, "the order was taken back"
+
+
 def test_a_store_that_nobody_names_is_forgotten() -> None:
     roster = Roster()
     roster.on_map({A: info(A)}, [A], 0)

@@ -229,7 +229,7 @@ class _Term:
             self._came_ms = now_ms
             self._stores |= set(found.sessions)
         await self._depose(found, now_ms)
-        self._roster.on_map(found.sessions, named_in(found), now_ms)
+        self._roster.on_map(found.sessions, named_in(found), now_ms, found.drains)
         places = self._roster.places(now_ms, self._settings.grace_ms)
         situation = Situation(
             found, places, dict(self._controller._sizes()), self._allowance.left(now_ms)

@@ -50,17 +50,26 @@ class Place(msgspec.Struct, frozen=True):
 class Roster:
     """Every store that has a session or is named by the shard map, and since when it is away."""
 
-    __slots__ = ("_away_since_ms", "_seen")
+    __slots__ = ("_away_since_ms", "_drained", "_seen")
 
     def __init__(self) -> None:
         self._seen: dict[StoreId, SessionInfo] = {}
         self._away_since_ms: dict[StoreId, int] = {}
+        self._drained: frozenset[StoreId] = frozenset()
 
     def on_map(
-        self, sessions: Mapping[StoreId, SessionInfo], named: Iterable[StoreId], now_ms: int
+        self,
+        sessions: Mapping[StoreId, SessionInfo],
+        named: Iterable[StoreId],
+        now_ms: int,
+        drained: frozenset[StoreId] = frozenset(),
     ) -> None:
-        """What the coordination store holds now: the sessions, and all stores in records and wishes."""
+        """What the coordination store holds now: the sessions, and all stores in records and wishes.
+
+        `drained`: by order, whether they live or not.
+        """
         self._seen |= sessions
+        self._drained = drained
         wanted = set(sessions) | set(named)
         for store in wanted - set(sessions):
             self._away_since_ms.setdefault(store, now_ms)
@@ -86,9 +95,9 @@ class Roster:
         info = self._seen.get(store)
         zone, weight = (info.zone, info.weight) if info else ("", 100)
         since_ms = self._away_since_ms.get(store)
-        draining = info is not None and info.draining
+        draining = store in self._drained or (info is not None and info.draining)
         if since_ms is not None:
-            # A drained store that ended was told to leave: nothing waits for it.
+            # A drained store that ended, or was drained because it had ended, is to leave: nothing waits for it.
             is_gone = draining or now_ms - since_ms >= grace_ms
             return Place(Standing.GONE if is_gone else Standing.AWAY, zone, weight)
         if draining:
