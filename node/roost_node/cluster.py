@@ -250,6 +250,7 @@ class Member:
                 break
             except CoordinatorDownError as error:
                 log.warning("etcd does not answer yet", extra={"error": error.message})
+                await asyncio.sleep(1.0)  # where it refuses at once, nothing else would ever run
         lost = lost_here(found, me, {s for s, k in self.replicas.kept.items() if k.shape.end})
         if lost:
             raise StoreError(

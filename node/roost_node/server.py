@@ -245,7 +245,7 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
     def __init__(self, node: Node, *, trusted: bool) -> None:
         self._node = node
         self._trusted = trusted
-        self.sessions: set[Session] = set()
+        self.sessions: dict[Session, None] = {}  # in order: a simulated run is to be repeatable
 
     async def Session(  # type: ignore[override]  # it reads and writes through its context
         self, request_iterator: AsyncIterator[objects_pb2.ClientFrame], context: Frames
@@ -260,7 +260,7 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
         if host.closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is shutting down")
         session = Session(self._node, context, trusted=self._trusted)
-        self.sessions.add(session)
+        self.sessions[session] = None
         try:
             try:
                 async with asyncio.timeout(HELLO_S):
@@ -291,7 +291,7 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
             await context.write(objects_pb2.ServerFrame(welcome=welcome))
             await session.run()
         finally:
-            self.sessions.discard(session)
+            self.sessions.pop(session, None)
 
     async def Invoke(
         self,

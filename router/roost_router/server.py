@@ -129,7 +129,7 @@ class Objects:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._random = random.SystemRandom()
-        self.sessions: set[Session] = set()
+        self.sessions: dict[Session, None] = {}  # in order: a simulated run is to be repeatable
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add it to a server."""
@@ -157,7 +157,7 @@ class Objects:
         if router.closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this router is shutting down")
         session = Session(router, context)
-        self.sessions.add(session)
+        self.sessions[session] = None
         try:
             try:
                 async with asyncio.timeout(HELLO_S):
@@ -193,7 +193,7 @@ class Objects:
             await context.write(objects_pb2.ServerFrame(welcome=welcome).SerializeToString())
             await session.run()
         finally:
-            self.sessions.discard(session)
+            self.sessions.pop(session, None)
 
     async def invoke(
         self, request: objects_pb2.InvokeRequest, context: Invoking

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from simulator.checkers import Operation, is_linearizable
@@ -50,3 +51,23 @@ def test_a_long_history_is_checked_quickly() -> None:
     history = [op(i, i + 3.5, ("write", i)) for i in range(2000)]
     history.append(op(3000, 3001, ("read",), 1999))
     assert is_linearizable(history, register, 0)
+
+
+def test_a_history_of_a_hundred_thousand_operations_is_judged() -> None:
+    rng = random.Random(1)
+    at = 0.0
+    history = []
+    for number in range(100_000):
+        at += rng.random()
+        # Ten callers: each call overlaps with those of the others.
+        history.append(
+            Operation(at - 5 * rng.random(), at + 5 * rng.random(), ("add",), number + 1)
+        )
+
+    def model(state: Any, request: Any) -> tuple[Any, Any]:
+        return state + 1, state + 1
+
+    assert is_linearizable(history, model, 0)
+    doubled = history[77_777]
+    history[77_777] = Operation(doubled.start, doubled.end, ("add",), 77_777)
+    assert not is_linearizable(history, model, 0)

@@ -35,7 +35,7 @@ class MapService(shard_map_pb2_grpc.MapServicer):
     def __init__(self) -> None:
         self._map: ShardMap | None = None
         self._known = asyncio.Event()
-        self._watchers: set[_Watcher] = set()
+        self._watchers: dict[_Watcher, None] = {}  # in order: a simulated run is to be repeatable
         self._revision = 0
 
     def publish(self, shards: ShardMap, changed: Iterable[ShardRecord]) -> None:
@@ -60,7 +60,7 @@ class MapService(shard_map_pb2_grpc.MapServicer):
                 f"this is a server of cluster {cluster_id}, not of {request.cluster_id}",
             )
         watcher = _Watcher()
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         try:
             yield shard_map_pb2.MapUpdate(
                 revision=self._revision,
@@ -75,4 +75,4 @@ class MapService(shard_map_pb2_grpc.MapServicer):
                     revision=self._revision, shards=records_to_pb(news.values())
                 )
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)

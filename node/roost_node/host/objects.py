@@ -50,7 +50,8 @@ class Objects:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._shards: dict[int, Shard] = {}
-        self.live: dict[int, set[Activation]] = {}  # of shards that may be handed over
+        # Of shards that may be handed over. In order of age: a simulated run is to be repeatable.
+        self.live: dict[int, dict[Activation, None]] = {}
         self.failed: dict[tuple[str, str], tuple[int, int]] = {}  # (failures, not before)
 
     def shard_of(self, class_name: str, key: str, now_ms: int) -> Shard:
@@ -68,14 +69,14 @@ class Objects:
         """This host runs the shard's objects now."""
         self._shards[shard.id] = shard
         if shard.replica is not None:
-            self.live[shard.id] = set()
+            self.live[shard.id] = {}
         self._host.keeper.opened(shard)
 
     def close_shard(self, shard: Shard) -> None:
         """It runs them no more: nothing of them has an effect, and their callers look elsewhere."""
         del self._shards[shard.id]
         shard.close()
-        for activation in self.live.pop(shard.id, ()):
+        for activation in self.live.pop(shard.id, {}):
             self.reset(activation, f"shard {shard.id} has another owner")
         lost = to_status(
             OutcomeUnknownError(f"shard {shard.id} changed its owner before this was confirmed")
@@ -131,7 +132,7 @@ class Objects:
         host.activations[name] = activation
         live = self.live.get(shard.id) if self.live else None
         if live is not None:
-            live.add(activation)
+            live[activation] = None
         host.ring.add(activation)
         host.size_bytes += activation.size_bytes
         host.telemetry.activations_started += 1
@@ -204,7 +205,7 @@ class Objects:
             host.size_bytes -= activation.size_bytes
         live = self.live.get(activation.shard.id) if self.live else None
         if live is not None:
-            live.discard(activation)
+            live.pop(activation, None)
         activation.let_go()
         host.ring.remove(activation)
         host.telemetry.activations_evicted += 1

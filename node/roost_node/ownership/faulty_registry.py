@@ -6,6 +6,7 @@ It can be down, frozen, compacted, restored from a backup, and can end a session
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 from collections.abc import Callable
 from typing import TypeVar
@@ -40,6 +41,7 @@ class FaultyRegistry:
 
     def __init__(self) -> None:
         self.registry = Registry()
+        self.context = contextvars.copy_context()  # not that of whoever asks: it may have ended
         self.is_up = True
         self.is_frozen = False
         self.breaks = 0  # how often watches were cut
@@ -164,7 +166,7 @@ class FaultyRegistry:
     def _extend(self, session: SessionId, lease: _Lease) -> None:
         loop = asyncio.get_running_loop()
         lease.until = loop.time() + lease.ttl_s
-        loop.call_at(lease.until, self._maybe_expire, session, lease.until)
+        loop.call_at(lease.until, self._maybe_expire, session, lease.until, context=self.context)
 
     def _maybe_expire(self, session: SessionId, until: float) -> None:
         lease = self._leases.get(session)

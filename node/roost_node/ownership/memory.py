@@ -278,7 +278,9 @@ class MemoryCoordinator(Coordinator):
                 loop.call_later(fate.back_s, deliver, revision, result, error)
 
         if not fate.request_lost:
-            loop.call_later(fate.there_s, self._store.arrive, carry_out)
+            loop.call_later(
+                fate.there_s, self._store.arrive, carry_out, context=self._store.context
+            )
         try:
             async with asyncio.timeout(self._request_s):
                 revision, result = await answer

@@ -16,7 +16,7 @@ async def quiesce(host: Host, shard: Shard) -> None:
 
     No new call is taken meanwhile (`Shard.refusal`), but for those that running ones make.
     """
-    live = host.objects.live.get(shard.id, set())
+    live = host.objects.live.get(shard.id, {})
     end = host.loop.time() + host.limits.grace_s
     while any(a.calls for a in live) and host.loop.time() < end:
         await asyncio.sleep(POLL_S)

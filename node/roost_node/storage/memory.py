@@ -11,8 +11,10 @@ from roost_node.core.log import DeleteRange, Op
 class MemoryStore:
     """Rows in a dict with a sorted list of keys."""
 
-    def __init__(self, *, shards: int = 8, seed: bytes = b"memory") -> None:
-        self.store_id = "memory"
+    def __init__(
+        self, *, shards: int = 8, seed: bytes = b"memory", store_id: str = "memory"
+    ) -> None:
+        self.store_id = store_id
         self.cluster_id = "memory"
         self.seed = seed
         self.shards = shards
@@ -20,6 +22,7 @@ class MemoryStore:
         self._rows: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []
         self._flushed: dict[bytes, bytes] = {}
+        self._flushed_keys: list[bytes] = []
         self._unflushed: list[tuple[Op, ...]] = []
 
     def get(self, key: bytes) -> bytes | None:
@@ -45,17 +48,19 @@ class MemoryStore:
 
     def sync(self) -> None:
         """What was written is safe now."""
-        self._flushed = dict(self._rows)
+        # Batch by batch: a copy of all rows for each flush would make long runs quadratic.
+        for batch in self._unflushed:
+            _apply(batch, self._flushed, self._flushed_keys)
         self._unflushed = []
 
     def crash(self, survives: int = 0) -> MemoryStore:
         """The store as a restart finds it: what was flushed, and the first `survives` later batches."""
         after = MemoryStore(shards=self.shards, seed=self.seed)
-        after._rows = dict(self._flushed)
-        after._keys = sorted(after._rows)
+        after.store_id, after.cluster_id = self.store_id, self.cluster_id
+        after._rows, after._keys = dict(self._flushed), list(self._flushed_keys)
         for batch in self._unflushed[:survives]:
             _apply(batch, after._rows, after._keys)
-        after._flushed = dict(after._rows)
+        after._flushed, after._flushed_keys = dict(after._rows), list(after._keys)
         return after
 
     @property
