@@ -1,6 +1,7 @@
 """`make bench`: what a call costs, as ratios to floors measured in the same run.
 
-`python -m bench [--seconds S] [--json]`. Client and server share the machine; every write is flushed.
+`python -m bench [--seconds S] [--json]`: one node; `python -m bench cluster`: see `cluster.py`. Client and
+server share the machine; every write is flushed.
 
 Floors are measured before and after the rows, because a machine that does other things gives another
 figure each time: a ratio is to the better of both, and a row's CPU time a call (of the server's process
@@ -14,84 +15,25 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
 import roost
-from bench import floors, routed
+from bench import cluster, floors, routed
 from bench.app import Counter
+from bench.measure import KEYS, Figures, colds, increments, measure, reads
 
 APP = Path(__file__).with_name("app.py")
-KEYS = 1000
 DIRECT = "increments direct, 128 callers, again"
-
-
-class Figures:
-    """Calls a second, p50 and p99 in ms, CPU time a call in us, of one piece of work."""
-
-    def __init__(self, took: list[float], elapsed: float, cpu_s: Cpu, calls: int) -> None:
-        took.sort()
-        self.rate = len(took) / elapsed
-        self.p50_ms = took[len(took) // 2] * 1000
-        self.p99_ms = took[int(len(took) * 0.99)] * 1000
-        self.server_us = cpu_s[0] / calls * 1e6  # 0: it is the same process as the client
-        self.client_us = cpu_s[1] / calls * 1e6
-
-
-Cpu = tuple[float, float]
-"""CPU seconds that the server and the client have used."""
-
-
-def cpu_of(server: int | None) -> Cpu:
-    """As of now; `server`: a process id."""
-    own = os.times()
-    if server is None:
-        return 0.0, own.user + own.system
-    fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), own.user + own.system
-
-
-async def measure(
-    callers: int,
-    seconds: float,
-    call: Callable[[int, int], Awaitable[Any]],
-    server: int | None = None,
-) -> Figures:
-    """Let `callers` call, each one call after another; the first 20 % is warm-up."""
-    took: list[float] = []
-    calls = 0
-    clock = time.perf_counter
-    before = cpu_of(server)
-    begin = clock() + 0.2 * seconds
-    end = clock() + 1.2 * seconds
-
-    async def caller(number: int) -> None:
-        nonlocal calls
-        count = 0
-        while True:
-            started = clock()
-            if started > end:
-                calls += count
-                return
-            await call(number, count)
-            count += 1
-            if started > begin:
-                took.append(clock() - started)
-
-    await asyncio.gather(*(caller(number) for number in range(callers)))
-    elapsed, after = clock() - begin, cpu_of(server)
-    return Figures(took, elapsed, (after[0] - before[0], after[1] - before[1]), calls)
 
 
 class Server:
@@ -118,23 +60,6 @@ class Server:
         """Drain it."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(timeout=60)
-
-
-def increments(cluster: roost.Cluster, keys: int = KEYS) -> Callable[[int, int], Awaitable[Any]]:
-    """Each call goes to another object."""
-    stubs = [cluster.object(Counter, f"key-{n}") for n in range(keys)]
-    return lambda number, count: stubs[(number * 131 + count * 7) % keys].increment()
-
-
-def reads(cluster: roost.Cluster) -> Callable[[int, int], Awaitable[Any]]:
-    """Each call reads another object."""
-    stubs = [cluster.object(Counter, f"key-{n}") for n in range(KEYS)]
-    return lambda number, count: stubs[(number * 131 + count * 7) % KEYS].get()
-
-
-def colds(cluster: roost.Cluster, name: str) -> Callable[[int, int], Awaitable[Any]]:
-    """Each call is the first to its object."""
-    return lambda number, count: cluster.object(Counter, f"{name}-{number}-{count}").get()
 
 
 async def remote(data: Path, seconds: float) -> dict[str, Figures]:
@@ -207,9 +132,14 @@ async def idle_bytes(data: Path, count: int = 50_000) -> float:
 def main() -> int:
     """Print the table; the exit status says only whether everything ran."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("node", "cluster"), default="node")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each row")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="a table for the docs (cluster)")
+    parser.add_argument("--shards", type=int, default=64, help="of the cluster")
     options = parser.parse_args()
+    if options.what == "cluster":
+        return clustered(options)
     with floors.folder() as name:
         folder = Path(name)
         before = floors.measure(folder)
@@ -230,13 +160,7 @@ def main() -> int:
         )
         return 0
     console = Console(highlight=False, width=120)
-    console.print(
-        f"floors, before | after: flush {before.flush_us:.0f} | {after.flush_us:.0f} us, stream round "
-        f"trip {before.echo_us:.0f} | {after.echo_us:.0f} us, gRPC echo in batches of 128 "
-        f"{before.echo_128:,.0f} | {after.echo_128:,.0f}/s, engine alone {before.engine:,.0f} | "
-        f"{after.engine:,.0f} calls/s",
-        soft_wrap=True,
-    )
+    console.print(told(before, after), soft_wrap=True)
     table = Table(box=None, header_style="bold")
     table.add_column("work")
     for title in ("calls/s", "p50 ms", "p99 ms", "CPU us a call: server", "client"):
@@ -255,6 +179,42 @@ def main() -> int:
     console.print(table)
     console.print(f"an idle live object with two small fields: {idle:,.0f} bytes")
     return 0
+
+
+def clustered(options: argparse.Namespace) -> int:
+    """The same for clusters."""
+    with floors.folder() as name:
+        before = floors.measure(Path(name))
+        found = uvloop.run(cluster.rows(Path(name), options.seconds, options.shards))
+        after = floors.measure(Path(name))
+    if options.json:
+        rows = msgspec.to_builtins(found)
+        print(json.dumps({"floors": [vars(before), vars(after)], "rows": rows}))
+        return 0
+    lines = cluster.table(found, before.best(after))
+    said = f"{options.shards} shards; {told(before, after)}"
+    if options.markdown:
+        print(f"{said}.\n\n{cluster.markdown(lines)}")
+        return 0
+    console = Console(highlight=False, width=200)
+    console.print(said)
+    table = Table(box=None, header_style="bold")
+    for title in cluster.COLUMNS:
+        table.add_column(title)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    return 0
+
+
+def told(before: floors.Floors, after: floors.Floors) -> str:
+    """What the machine did best, twice."""
+    return (
+        f"floors, before | after: flush {before.flush_us:.0f} | {after.flush_us:.0f} us, stream round "
+        f"trip {before.echo_us:.0f} | {after.echo_us:.0f} us, gRPC echo in batches of 128 "
+        f"{before.echo_128:,.0f} | {after.echo_128:,.0f}/s, engine alone {before.engine:,.0f} | "
+        f"{after.engine:,.0f} calls/s"
+    )
 
 
 def against(title: str, figures: Figures, floor: floors.Floors, direct: float) -> str:

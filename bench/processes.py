@@ -25,8 +25,10 @@ def free_port() -> int:
 class Processes:
     """Started one by one; `running` ends what is left."""
 
-    def __init__(self, folder: Path, shards: int) -> None:
+    def __init__(self, folder: Path, shards: int, *flags: str) -> None:
+        """`flags`: of every node."""
         self.folder = folder
+        self._flags = flags
         self._shards = shards
         self._ports: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -52,7 +54,7 @@ class Processes:
             name,
             sys.executable, "-m", "roost_node", "node", str(APP),
             "--data", str(self.folder / name), "--port", self.address(name).split(":")[1],
-            "--etcd", self.address("etcd"), "--shards", str(self._shards),
+            "--etcd", self.address("etcd"), "--shards", str(self._shards), *self._flags,
         )  # fmt: skip
 
     def start_router(self, name: str, *nodes: str) -> None:
@@ -67,6 +69,10 @@ class Processes:
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(command, stderr=log, stdout=log)
+
+    def pid(self, name: str) -> int:
+        """Of a process that runs."""
+        return self._processes[name].pid
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal."""
