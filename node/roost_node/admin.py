@@ -274,7 +274,7 @@ def _node(node: NodeView) -> admin_pb2.NodeInfo:
     if info is not None:
         reply.session = f"{info.session:016x}" if info.session != NO_SESSION else ""
         reply.address, reply.zone, reply.weight = info.address, info.zone, info.weight
-        reply.build = info.build
+        reply.build, reply.short_of_disk = info.build, info.short_of_disk
         reply.unreachable.extend(info.unreachable)
         reply.stuck_on.extend(info.stuck_on)
     return reply

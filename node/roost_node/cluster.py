@@ -386,10 +386,11 @@ class Member:
                 stopping=self._stopping,
                 unreachable=self.replicas.unreachable(now_ms),
                 stuck_on=self.replicas.stuck_on(now_ms),
+                short_of_disk=self._node.host.is_short_of_disk,
             )
 
     async def _report(self) -> None:
-        """Tell the others whom we cannot reach (F2), and find out whether the machine slept (P3)."""
+        """Tell the others whom we cannot reach (F2), or that our disk is short; notice a sleep (P3)."""
         said: object = None
         under = NO_SESSION
         while True:
@@ -400,7 +401,8 @@ class Member:
                 self.replicas.on_suspended()
             self._slept_ms = slept_ms
             now_ms = boot_ms()
-            news = (self.replicas.unreachable(now_ms), self.replicas.stuck_on(now_ms))
+            is_short = self._node.host.is_short_of_disk
+            news = (self.replicas.unreachable(now_ms), self.replicas.stuck_on(now_ms), is_short)
             if under != self.replicas.session:
                 under, said = self.replicas.session, None  # what an older one said is forgotten
             if news != said and (said is not None or any(news)):

@@ -106,6 +106,13 @@ class NodeConfig:
         1,
         SHARDS_MAX,
     )
+    ballast_bytes: int = knob(
+        16 * 2**20,
+        "a file BALLAST that takes up room: delete it when the disk is full, to repair; 0: none",
+        "bytes",
+        0,
+        2**40,
+    )
     metrics_port: int = knob(
         -1, "port of /metrics on the same address; -1: none, 0: any", "", -1, 65_535
     )

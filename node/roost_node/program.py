@@ -25,6 +25,7 @@ from roost_node.node import Node
 from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_settings import etcd_options
 from roost_node.server import Server
+from roost_node.storage.ballast import keep_ballast
 from roost_node.supervisor_line import NodeEnd
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ async def _serve(
                 store=store,
             )
         )
+        keep_ballast(config.data, config.ballast_bytes)
         member: Member | None = None
         if coordinator is not None and agreed is not None:
             member = await stack.enter_async_context(

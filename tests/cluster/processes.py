@@ -39,7 +39,7 @@ class Processes:
     def address(self, name: str) -> str:
         return f"127.0.0.1:{self._ports.setdefault(name, free_port())}"
 
-    def start_node(self, name: str) -> None:
+    def start_node(self, name: str, *flags: str) -> None:
         """A node; the same name again is the same store on the same port."""
         port = self.address(name).split(":")[1]
         self._start(
@@ -47,6 +47,7 @@ class Processes:
             [
                 "roost_node", "node", str(APP), "--data", str(self.folder / name), "--port", port,
                 "--etcd", self.etcd.endpoint, "--shards", str(self._shards), self._how,
+                *flags,
             ],
         )  # fmt: skip
 

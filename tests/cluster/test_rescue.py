@@ -181,3 +181,17 @@ def test_the_last_copies_are_given_up_only_on_purpose_and_never_mixed_with_what_
         refused = command(processes, "a", "cluster", "give-up", "0", "--accept-data-loss")
         assert refused.returncode == 1
         assert "nothing is to be given up" in refused.stderr
+
+
+def test_a_store_that_is_short_of_disk_gives_its_shards_away(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, "a", "b", "c", shards=SHARDS) as processes:
+        until(lambda: states(processes, "a") == {"in sync": SHARDS})
+        c = store(processes, "a", "c")
+        processes.end("c", signal.SIGTERM)
+        processes.start_node("c", "--free-disk-percent-min", "100")  # no disk has so much
+        until(lambda: "its disk is nearly full" in command(processes, "a", "status").stdout)
+        until(lambda: held(processes, "a", c) == 0)
+        count(processes, "a", "b", times=1)
+        processes.end("c", signal.SIGTERM)
+        processes.start_node("c")
+        until(lambda: held(processes, "a", c) == SHARDS)

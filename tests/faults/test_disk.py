@@ -18,6 +18,7 @@ from roost.errors import CorruptionError
 from roost_node.host.loader import specs_of
 from roost_node.node import Node
 from roost_node.storage import rocks
+from roost_node.storage.ballast import BALLAST, keep_ballast
 from roost_node.storage.rocks import RocksStore, verify
 
 
@@ -297,3 +298,54 @@ def test_raw_mode_is_on_so_nothing_is_ever_pickled(tmp_path: Path) -> None:
         store._database.put("a str", object())
     store.close()
     assert "pickle" not in Path(rocks.__file__).read_text().replace("never pickle", "")
+
+
+def test_a_store_that_is_short_of_disk_says_so_until_there_is_clearly_more_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 100
+    monkeypatch.setattr(RocksStore, "free_bytes", lambda _: free)
+    monkeypatch.setattr(RocksStore, "total_bytes", lambda _: 1000)
+
+    async def story() -> None:
+        nonlocal free
+        async with Node(tmp_path / "data", specs_of([Cell]), _fail) as node:
+            host = node.host
+            for free, is_short, refuses in (
+                (51, False, False),
+                (49, True, True),
+                (60, True, False),  # writes go on, but nothing comes back yet
+                (74, True, False),
+                (75, False, False),
+                (60, False, False),
+            ):
+                host.keeper._watch_disk()
+                found = host.is_short_of_disk, host.refuse_writes is not None
+                assert found == (is_short, refuses), free
+
+    asyncio.run(story())
+
+
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+def test_the_ballast_is_real_room_and_comes_back_when_there_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / BALLAST
+    keep_ballast(tmp_path, 2**20)
+    assert file.stat().st_blocks * 512 >= 2**20, "not a hole"
+    keep_ballast(tmp_path, 2**16)
+    assert file.stat().st_size == 2**16
+    keep_ballast(tmp_path, 0)
+    assert not file.exists()
+    keep_ballast(tmp_path, 2**60)  # more than there is
+    assert not file.exists()
+
+    def full(_: int, __: int, ___: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    keep_ballast(tmp_path, 2**16)
+    assert not file.exists(), "half a file would be no help"

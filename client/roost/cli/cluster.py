@@ -81,6 +81,8 @@ def _notes(node: admin_pb2.NodeInfo) -> Iterable[str]:
         yield "controller"
     if node.drained and node.standing != "draining":
         yield "drained by order"
+    if node.short_of_disk:
+        yield "its disk is nearly full"
     if node.unreachable:
         yield f"cannot reach {', '.join(map(short, node.unreachable))}"
     if node.stuck_on:

@@ -310,6 +310,7 @@ class NodeInfo(_message.Message):
     LEARNERS_FIELD_NUMBER: _builtins.int
     UNREACHABLE_FIELD_NUMBER: _builtins.int
     STUCK_ON_FIELD_NUMBER: _builtins.int
+    SHORT_OF_DISK_FIELD_NUMBER: _builtins.int
     store_id: _builtins.str
     session: _builtins.str
     """16 hexadecimal digits, as etcd prints a lease; empty: it has none"""
@@ -329,6 +330,8 @@ class NodeInfo(_message.Message):
     """of which it is in sync, its own among them"""
     learners: _builtins.int
     """for which it is catching up"""
+    short_of_disk: _builtins.bool
+    """so it gives its shards away"""
     @_builtins.property
     def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """stores that it cannot reach"""
@@ -354,10 +357,11 @@ class NodeInfo(_message.Message):
         learners: _builtins.int = ...,
         unreachable: _abc.Iterable[_builtins.str] | None = ...,
         stuck_on: _abc.Iterable[_builtins.str] | None = ...,
+        short_of_disk: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "controller", b"controller", "drained", b"drained", "learners", b"learners", "owners", b"owners", "replicas", b"replicas", "session", b"session", "standing", b"standing", "store_id", b"store_id", "stuck_on", b"stuck_on", "unreachable", b"unreachable", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "controller", b"controller", "drained", b"drained", "learners", b"learners", "owners", b"owners", "replicas", b"replicas", "session", b"session", "short_of_disk", b"short_of_disk", "standing", b"standing", "store_id", b"store_id", "stuck_on", b"stuck_on", "unreachable", b"unreachable", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

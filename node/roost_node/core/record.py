@@ -92,6 +92,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     stopping: bool = False  # about to end: wants to own nothing, keeps its copies for its return
     unreachable: tuple[StoreId, ...] = ()  # whom it cannot reach (F2)
     stuck_on: tuple[StoreId, ...] = ()  # those of them that its shards wait for and may not remove
+    short_of_disk: bool = False  # in a `Map`: it says `draining`, as long as that lasts
 
 
 class DeathRecord(msgspec.Struct, frozen=True):
@@ -206,9 +207,11 @@ class Map(msgspec.Struct, frozen=True):
 def ordered(
     sessions: dict[StoreId, SessionInfo], drains: frozenset[StoreId]
 ) -> dict[StoreId, SessionInfo]:
-    """The sessions as everybody should see them: a drain by order is one like any other."""
+    """The sessions as everybody should see them: to be drained, by order or for lack of disk, is draining."""
     return {
-        store: msgspec.structs.replace(info, draining=True) if store in drains else info
+        store: msgspec.structs.replace(info, draining=True)
+        if store in drains or info.short_of_disk
+        else info
         for store, info in sessions.items()
     }
 

@@ -96,6 +96,7 @@ class Host:
         self.paused_bytes = 0  # their arguments
         self.refuse_cold: str | None = None  # memory is short
         self.refuse_writes: str | None = None  # disk is short
+        self.is_short_of_disk = False  # the same, until there is clearly more room
         self.keeper = Keeper(self)
 
     def submit(self, call: Call, sink: Sink, now_ms: int = 0) -> ActiveCall | None:

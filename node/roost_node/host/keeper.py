@@ -34,6 +34,9 @@ SWEEP_SHARDS = 16
 COUNT_ROWS = 256  # records found on opening that are counted in one go
 COUNT_ROWS_EMPTY = 4  # what looking at a shard costs, in rows
 COUNT_BYTES = 2**20
+DISK_ROOM = 1.5
+"""A disk is short until so many times the least is free: or shards would come and go at the line."""
+
 NOBODY = b""  # no object reads an entry of the keeper back
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -137,7 +140,12 @@ class Keeper:
     def _watch_disk(self) -> None:
         host = self._host
         free, total = host.store.free_bytes(), host.store.total_bytes()
-        if total and free < total * host.limits.free_disk_percent_min / 100:
+        least = total * host.limits.free_disk_percent_min / 100
+        if total and free < least:
+            host.is_short_of_disk = True
+        elif free >= least * DISK_ROOM:
+            host.is_short_of_disk = False
+        if total and free < least:
             host.refuse_writes = (
                 f"the store has {free} of {total} bytes free, below "
                 f"{host.limits.free_disk_percent_min} %: make room, or move objects away"

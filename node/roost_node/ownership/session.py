@@ -80,6 +80,7 @@ class SessionLoop:
         stopping: bool,
         unreachable: tuple[StoreId, ...],
         stuck_on: tuple[StoreId, ...],
+        short_of_disk: bool = False,
     ) -> None:
         """Tell the others, as soon as the store can be reached, and with every later session.
 
@@ -91,6 +92,7 @@ class SessionLoop:
             stopping=stopping,
             unreachable=unreachable,
             stuck_on=stuck_on,
+            short_of_disk=short_of_disk,
         )
         self._has_news = True
         self._woken.set()

@@ -4,6 +4,7 @@
 LOCK         flock'ed by the process that has the store open; holds its pid; written first on creation
 ROOST.json   format, store id, cluster id, hash, seed, shards; written last on creation
 DURABLE      how far the database was flushed (see `durable.py`)
+BALLAST      takes up room, to be deleted when there is none (see `ballast.py`)
 db/          RocksDB
 recovering/  second names of the log's files while the database opens (see `rocks.py`)
 damaged-log/ the same, left by an opening that was refused
