@@ -65,6 +65,32 @@ async def kill_worker(scene: Scene) -> str:
     return f"kill -9 of node {node} before its supervisor's eyes"
 
 
+async def kill_leaving_node(scene: Scene) -> str:
+    """While it hands its shards over."""
+    node, after_s = scene.random.choice(NODES), scene.random.uniform(0, 0.3)
+    scene.machines.tell_to_stop(node)
+    await asyncio.sleep(after_s)
+    await scene.machines.kill(node)
+    await scene.clients.move_on()
+    scene.machines.start(node)
+    return f"kill -9 of node {node} {after_s:.2f} s after it was told to stop"
+
+
+async def kill_joining_node(scene: Scene) -> str:
+    """While it gets its copies; it comes back with what it has of them, and is let go."""
+    machines, after_s = scene.machines, scene.random.uniform(1, 3)
+    machines.start(GUEST)
+    await asyncio.sleep(after_s)
+    await machines.kill(GUEST)
+    await scene.clients.move_on()
+    machines.start(GUEST)
+    await machines.until_whole()
+    await _empty(scene, GUEST)
+    await machines.stop(GUEST)
+    machines.wipe(GUEST)
+    return f"kill -9 of node {GUEST} {after_s:.2f} s after it began to join"
+
+
 async def kill_router(scene: Scene) -> str:
     router = scene.random.choice(ROUTERS)
     await scene.machines.kill(router)
@@ -222,8 +248,9 @@ async def _empty(scene: Scene, node: str) -> None:
 
 
 SHORT: tuple[Fault, ...] = (
-    kill_node, kill_worker, kill_router, kill_etcd, stop_etcd, freeze_node, freeze_router, cut_nodes,
-    cut_nodes_one_way, cut_etcd, cut_etcd_one_way, isolate_node, cut_router, drain_node, join_and_leave, replace_node,
+    kill_node, kill_worker, kill_leaving_node, kill_joining_node, kill_router, kill_etcd, stop_etcd,
+    freeze_node, freeze_router, cut_nodes, cut_nodes_one_way, cut_etcd, cut_etcd_one_way, isolate_node,
+    cut_router, drain_node, join_and_leave, replace_node,
 )  # fmt: skip
 LONG: tuple[Fault, ...] = (*SHORT, restart_all, wipe_node)
 # What is not among the figures: callers whose only way is cut or frozen, until that is mended or noticed.

@@ -107,10 +107,13 @@ class Machines:
         (worker,) = (pid for pid in self.network.pids(node) if pid != parent)
         os.kill(worker, signal.SIGKILL)
 
+    def tell_to_stop(self, name: str) -> None:
+        self._processes[name].terminate()
+
     async def stop(self, name: str) -> None:
         """SIGTERM, and wait for a good end."""
+        self.tell_to_stop(name)
         process = self._processes.pop(name)
-        process.terminate()
         status = await asyncio.to_thread(process.wait, END_S)
         assert status == 0, f"{name} ended with {status}"
 
