@@ -30,6 +30,7 @@ from roost_node.core.replication.members import Members
 from roost_node.core.replication.messages import Append, Appended, Refused
 from roost_node.core.replication.owner import Owner, Phase
 from roost_node.core.replication.promises import Promises
+from roost_node.core.replication.recovery import Recovery
 from roost_node.core.replication.replicas import Replicas
 from simulator import replication, scenarios
 from simulator.history import ViolationError
@@ -341,6 +342,11 @@ def own_log_is_the_longest(patch: Patch) -> None:
     )
 
 
+def owner_without_a_log_stays(patch: Patch) -> None:
+    """L3: a new owner whose log ends before the others' begin waits for entries that nobody has."""
+    patch.setattr(Recovery, "_is_out_of_reach", lambda self, mine, other: False)
+
+
 def stale_base(patch: Patch) -> None:
     """L4: calls run on the committed state while younger entries are in the log."""
     patch.setattr(
@@ -492,6 +498,7 @@ VARIANTS: list[Variant] = [
     cut_by_index,
     cut_to_message,
     own_log_is_the_longest,
+    owner_without_a_log_stays,
     stale_base,
     dedup_not_replicated,
     join_uncounted,

@@ -286,6 +286,8 @@ class Process:
                 self.waiting.pop(shard, None)
             case effects.Moved():
                 pass  # callers here ask anybody
+            case effects.SteppedDown(shard, _, to, end):
+                world.note(f"{self.store} steps down from shard {shard} for {to}: it ends at {end}")
             case effects.Change(shard, token, transaction):
                 world.etcd_change(self, shard, token, transaction)
             case effects.ReadRecord(shard, token):

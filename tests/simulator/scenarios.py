@@ -258,7 +258,10 @@ def the_last_two(world: World) -> endings.Claim:
 
 
 def lost_tail(world: World) -> endings.Claim:
-    """A disk drops a synced tail without a word, and its store is promoted (L3)."""
+    """A disk drops a synced tail without a word, and its store is promoted (L3).
+
+    Others may have cut their logs behind what it lost.
+    """
     aim = Usurpers(world)
     rng = world.rng
     aim.step(500, 1_500)
@@ -272,6 +275,9 @@ def lost_tail(world: World) -> endings.Claim:
     world.crash(victim)
     world.disks[victim].lose_tail(shard, rng.randint(1, 3))
     world.history.excused.add(victim)
+    if rng.random() < 0.5:
+        for process in world.processes.values():
+            process.run(functools.partial(process.trim, shard))
     world.boot(victim)
     aim.step(30, 200)
     aim.depose(owner)

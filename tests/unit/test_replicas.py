@@ -17,8 +17,10 @@ from roost_node.core.record import (
 )
 from roost_node.core.replication import effects
 from roost_node.core.replication.effects import Effect
+from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.messages import (
     Appended,
+    Fetch,
     HandedOver,
     Heartbeat,
     HeartbeatAck,
@@ -43,6 +45,7 @@ class Node:
         self.replicas = Replicas(A, {}, 0, min_in_sync=2)
         self.replicas.on_session(SessionId(1))
         self.done: list[Effect] = []
+        self.shapes: dict[StoreId, Shape] = {}  # of peers' logs that differ from ours
         for peer in (B, C):
             self.replicas.on_link(peer, self.now)
         self.settle()
@@ -77,7 +80,7 @@ class Node:
             case effects.ToPeer(peer, Heartbeat(number)):
                 replicas.on_from_follower(peer, HeartbeatAck(number), now)
             case effects.ToPeer(peer, Register(shard, epoch)):
-                shape = replicas.kept_of(shard).shape
+                shape = self.shapes.get(peer) or replicas.kept_of(shard).shape
                 replicas.on_from_follower(peer, Registered(shard, epoch, shape), now)
             case effects.OpenEpoch(shard, epoch, end):
                 replicas.on_appended(shard, end + 1, b"", now)
@@ -207,3 +210,51 @@ def test_after_a_long_sleep_without_session_nobody_is_called_unreachable() -> No
     assert node.replicas.unreachable(node.now) == ()
     node.now += 5_000
     assert node.replicas.unreachable(node.now) == (B, C)
+
+
+def test_an_owner_whose_log_ends_before_the_others_begin_steps_down() -> None:
+    node = Node()
+    promoted = msgspec.structs.replace(OURS, epoch=Epoch(2), how=How.FAILOVER)
+    node.shapes = {B: Shape(((Epoch(1), 1),), 300, 200), C: Shape(((Epoch(1), 1),), 300, 0)}
+    node.replicas.kept_of(SHARD).shape = Shape(((Epoch(1), 1),), 250)  # b can mend it
+    node.news(promoted, 5)
+    assert node.changes() == []
+    assert any(isinstance(o, effects.ToPeer) and isinstance(o.message, Fetch) for o in node.done)
+
+    node = Node()
+    node.shapes = {B: Shape(((Epoch(1), 1),), 300, 200), C: Shape(((Epoch(1), 1),), 299, 200)}
+    node.replicas.kept_of(SHARD).shape = Shape(((Epoch(1), 1),), 100)
+    node.news(promoted, 5)
+    record = node.proposed()
+    assert (record.owner, record.session, record.epoch, record.how) == (B, 2, 3, How.FAILOVER)
+    assert (record.in_sync, record.learners) == ((B, C), (A,))
+    assert not node.replicas.owners[SHARD].runs_calls()
+    node.tick()
+    assert len(node.changes()) == 1, "it waits for the answer, and for nothing else"
+    node.answer(9)
+    assert SHARD not in node.replicas.owners
+
+
+def test_entries_that_were_dropped_meanwhile_are_answered_with_the_log_as_it_is() -> None:
+    node = Node()
+    shape = Shape(((Epoch(1), 1),), 300, 200)
+    node.replicas.kept_of(SHARD).shape = shape
+    stream = node.replicas.on_inbound(B, SessionId(2))
+    node.replicas.on_from_owner(B, stream, Fetch(SHARD, Epoch(2), 150), node.now)
+    node.replicas.on_from_owner(B, stream, Fetch(SHARD, Epoch(2), 200), node.now)
+    node.settle()
+    assert effects.Reply(B, stream, Registered(SHARD, Epoch(2), shape)) in node.done
+    assert [order.after for order in node.done if isinstance(order, effects.SendFetched)] == [200]
+
+
+def test_an_owner_that_learns_of_the_cut_only_when_it_asks_steps_down_as_well() -> None:
+    node = Node()
+    node.shapes = {B: Shape(((Epoch(1), 1),), 300, 0), C: Shape(((Epoch(1), 1),), 299, 0)}
+    node.replicas.kept_of(SHARD).shape = Shape(((Epoch(1), 1),), 100)
+    promoted = msgspec.structs.replace(OURS, epoch=Epoch(2), how=How.FAILOVER)
+    node.news(promoted, 5)
+    assert node.changes() == []
+    cut = Registered(SHARD, Epoch(2), Shape(((Epoch(1), 1),), 300, 200))
+    node.replicas.on_from_follower(B, cut, node.now)
+    node.settle()
+    assert node.proposed().owner == B

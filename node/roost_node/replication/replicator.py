@@ -292,6 +292,11 @@ class Replicator:
                 self._lose(shard, epoch)
             case effects.Moved(shard, versioned):
                 self.audience.on_record(shard, versioned, was_ours=True)
+            case effects.SteppedDown(shard, _, to, end):
+                log.critical(
+                    "this disk has lost entries that it had acknowledged: another store is to own the shard",
+                    extra={"shard": shard, "store": to, "index": end},
+                )
             case effects.Change(shard, token, transaction):
                 self._records.change(shard, token, transaction)
             case effects.ReadRecord():

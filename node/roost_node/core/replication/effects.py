@@ -120,6 +120,18 @@ class LoseShard(msgspec.Struct, frozen=True):
     epoch: Epoch
 
 
+class SteppedDown(msgspec.Struct, frozen=True):
+    """Our log ends where `to` has dropped it already: that store is asked to own the shard (L3).
+
+    Our disk has lost what it had acknowledged: raise the alarm.
+    """
+
+    shard: ShardId
+    epoch: Epoch
+    to: StoreId
+    end: int
+
+
 class Moved(msgspec.Struct, frozen=True):
     """Another node owns it, by this record: tell those who ask us, so that they need not search."""
 
@@ -165,6 +177,7 @@ Effect = (
     | ResumeCalls
     | LoseShard
     | Moved
+    | SteppedDown
     | Change
     | ReadRecord
     | Diverged

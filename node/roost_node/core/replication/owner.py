@@ -237,6 +237,36 @@ class Owner:
             assert source is not None, "FETCH names its source"
             after = agreement(self.shape, self._recovery.shape_of(source))
             self._node.emit(effects.ToPeer(source, Fetch(self.shard, self.epoch, after)))
+        elif step is Step.STEP_DOWN:
+            self._step_down(now_ms)
+
+    def _step_down(self, now_ms: int) -> None:
+        """L3: let a member own the shard whose log ours cannot be made from.
+
+        As the controller would (F1): that member waits out what it promised. We have released nothing,
+        and our store is a learner from then on, because it lacks what was committed.
+        """
+        member = self._recovery.longest
+        assert member is not None, "STEP_DOWN names whose log it is"
+        session = self._node.sessions.get(member)
+        if session is None or not self.members.is_settled:
+            return
+        record, me = self.members.record, self._node.me
+        self._node.emit(effects.SteppedDown(self.shard, self.epoch, member, self.shape.end))
+        self._propose(
+            msgspec.structs.replace(
+                record,
+                epoch=Epoch(self.epoch + 1),
+                owner=member,
+                session=session.session,
+                how=How.FAILOVER,
+                previous=self._node.session,
+                in_sync=tuple(m for m in record.in_sync if m != me),
+                learners=_with(record.learners, me),
+            ),
+            now_ms,
+            Guard(member, session.session, alive=True),
+        )
 
     def on_fetched(self, peer: StoreId, message: Fetched, now_ms: int) -> tuple[LogEntry, ...]:
         """The entries to put on our disk, which the caller does; empty: nothing is wanted."""

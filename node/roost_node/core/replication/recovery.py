@@ -4,6 +4,9 @@ Every in-sync member has every committed entry, so any of their logs would do, o
 have dropped a synced tail without a word, and then ours is not what it was when we were put into the
 set. So all members that can be reached are asked, and the longest log is adopted before anything of
 the new epoch is written.
+
+A log that ends before the longest one begins (its owner dropped what is in its state) cannot be
+mended by entries. Such a store has lost so much that it must not own the shard: it steps down.
 """
 
 from __future__ import annotations
@@ -24,23 +27,27 @@ class Step(enum.Enum):
     WAIT = "wait"  # a member may still answer
     FETCH = "fetch"  # the log of `Recovery.source` is longer than ours
     OPEN = "open"  # ours is the longest
+    STEP_DOWN = "step down"  # `Recovery.longest` has entries in its state only that we lack
 
 
 class Recovery:
     """Asks, once for each ownership."""
 
-    __slots__ = ("_asked_ms", "_fetching_ms", "_shapes", "source")
+    __slots__ = ("_asked_ms", "_fetching_ms", "_shapes", "longest", "source")
 
     def __init__(self, others: Iterable[StoreId], now_ms: int) -> None:
         self._asked_ms = now_ms
         self._fetching_ms = 0
         self._shapes: dict[StoreId, Shape | None] = dict.fromkeys(others)
         self.source: StoreId | None = None  # whose log is being fetched
+        self.longest: StoreId | None = None  # who is to own the shard instead
 
     def on_shape(self, member: StoreId, shape: Shape) -> None:
-        """A member showed its log."""
+        """A member showed its log, perhaps because what was asked of it is not there any more."""
         if member in self._shapes:
             self._shapes[member] = shape
+        if self.source == member:
+            self.source = None
 
     def on_unreachable(self, member: StoreId) -> None:
         """Its stream broke, or it listens to somebody else."""
@@ -70,9 +77,15 @@ class Recovery:
         rank, member = max(known, default=((0, 0), StoreId("")))
         if rank <= mine.rank:
             return Step.OPEN
+        if self._is_out_of_reach(mine, self.shape_of(member)):
+            self.longest = member
+            return Step.STEP_DOWN
         self.source = member
         self._fetching_ms = now_ms
         return Step.FETCH
+
+    def _is_out_of_reach(self, mine: Shape, other: Shape) -> bool:
+        return mine.end < other.base
 
     def shape_of(self, member: StoreId) -> Shape:
         """The log that a member showed."""

@@ -476,6 +476,10 @@ class Replicas:
         elif isinstance(message, Append):
             self._append(peer, stream, kept, message, now_ms)
         elif isinstance(message, Fetch):
+            if message.after < kept.shape.base:  # it was cut since we showed it
+                said = Registered(message.shard, message.epoch, kept.shape)
+                self._after(_Acknowledge(peer, stream, said), now_ms)
+                return
             self.emit(
                 effects.SendFetched(peer, stream, message.shard, message.epoch, message.after)
             )
