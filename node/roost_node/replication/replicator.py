@@ -21,7 +21,7 @@ from roost.cluster.ids import ShardId
 from roost.errors import NotOwnerError, UnavailableError
 from roost_node.core.log import Entry, Head, Op, Rows
 from roost_node.core.record import Epoch, Map, SessionId, StoreId, Versioned
-from roost_node.core.replication import effects
+from roost_node.core.replication import effects, trimming
 from roost_node.core.replication.follower import Kept
 from roost_node.core.replication.messages import (
     Append,
@@ -508,9 +508,11 @@ class Replicator:
                 shard.leave(shard.gate.on_covered(count))
 
     def _trim(self) -> None:
-        """L6: entries that are in the state and that every replica has are dropped."""
-        for shard, kept in self.replicas.kept.items():
-            base = self._trim_to(shard, kept)
+        """L6: entries that are in the state and that nobody needs are dropped."""
+        all_kept = self.replicas.kept
+        needs = [self._need(shard, kept) for shard, kept in all_kept.items() if not kept.marked]
+        for shard, base in trimming.bases(needs).items():
+            kept = all_kept[shard]
             if base - kept.shape.base < TRIM_ENTRIES_MIN:
                 continue
             ops = trim_ops(shard, base, kept)
@@ -520,14 +522,21 @@ class Replicator:
                 del tail[index]
             self._host.committer.write(ops, _nothing)
 
-    def _trim_to(self, shard: ShardId, kept: Kept) -> int:
-        base = min(self._applied.get(shard, 0), kept.shape.end)
+    def _need(self, shard: ShardId, kept: Kept) -> trimming.Need:
+        for_members = for_all = min(self._applied.get(shard, 0), kept.shape.end)
         owner = self.replicas.owners.get(shard)
         if owner is not None:
-            for progress in owner.progress.values():
-                if progress.match:
-                    base = min(base, progress.match)
-        return base if not kept.marked else 0
+            members = owner.members.counting()
+            for peer, progress in owner.progress.items():
+                if progress.kept_from:
+                    for_all = min(for_all, progress.kept_from)
+                    if peer in members:
+                        for_members = min(for_members, progress.kept_from)
+        tail = self._tails.get(shard, {})
+        size = sum(
+            len(tail[index].body) for index in range(for_all + 1, for_members + 1) if index in tail
+        )
+        return trimming.Need(shard, for_all, for_members, size)
 
     def close(self) -> None:
         """The node ends: nothing is carried out any more."""

@@ -36,6 +36,7 @@ async def send_snapshot(
         return
     head = replica_log.head(shard)
     pages = replica_log.snapshot(shard)  # in the same turn of the loop: of the same moment
+    progress.kept_from = head.index  # L6: or the log would be cut behind it while it travels
     shape = owner.shape.cut(head.index) if head.index < owner.shape.end else owner.shape
     peers.send(peer, SnapshotBegin(shard, epoch, shape.trimmed(head.index), head.hash))
     log.info("snapshot", extra={"shard": shard, "store": peer, "index": head.index})

@@ -19,6 +19,7 @@ class Progress:
         "_behind_ms",
         "foreign",
         "heard_ms",
+        "kept_from",
         "match",
         "next",
         "refused",
@@ -29,6 +30,9 @@ class Progress:
 
     def __init__(self, now_ms: int) -> None:
         self.heard_ms = now_ms
+        self.kept_from = (
+            0  # it had our log up to here, on this stream or another: it may need the rest
+        )
         self.reset()
         self._behind_index = 0
         self._behind_ms = now_ms
@@ -55,6 +59,7 @@ class Progress:
         if index <= self.match:
             return False
         self.match = index
+        self.kept_from = max(self.kept_from, index)
         if index >= self._behind_index:
             self._behind_index = end
             self._behind_ms = now_ms
