@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from cluster.test_operators import ask, command, until
 from roost.adapters.operators import ask as ask_server
 from roost.errors import ExpiredRequestError
 from roost.v1 import admin_pb2
+from roost_node.core.record import FORMAT_LEVEL
 
 SHARDS = 4
 KEYS = [f"key-{n}" for n in range(12)]
@@ -195,3 +197,26 @@ def test_a_store_that_is_short_of_disk_gives_its_shards_away(tmp_path: Path) -> 
         processes.end("c", signal.SIGTERM)
         processes.start_node("c")
         until(lambda: held(processes, "a", c) == SHARDS)
+
+
+def test_the_format_rises_when_all_can_and_a_node_that_cannot_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    with running_cluster(tmp_path, "a", "b", shards=SHARDS) as processes:
+        until(lambda: live(processes, "a") == 2)
+        a, b = store(processes, "a", "a"), store(processes, "a", "b")
+        assert ask(processes, "a", "cluster", "raise-format") == {"level": FORMAT_LEVEL}
+        refused = command(processes, "b", "cluster", "raise-format", str(FORMAT_LEVEL + 1))
+        assert refused.returncode == 1
+        assert a in refused.stderr
+        assert b in refused.stderr
+        # As if a newer build had raised it.
+        key = "/roost/default/config"
+        config = json.loads(processes.etcd.ctl("get", "--print-value-only", key).stdout)
+        config["format_level"] = FORMAT_LEVEL + 1
+        processes.etcd.ctl("put", key, json.dumps(config))
+        processes.end("b", signal.SIGTERM)
+        processes.start_node("b")
+        assert processes.wait("b") == 1
+        said = processes.log("b").splitlines()[-3:]
+        assert any(b in line and "install a newer build" in line for line in said), said

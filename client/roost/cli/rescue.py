@@ -77,14 +77,14 @@ def give_up(
 
 
 @cluster.command("raise-format")
-@click.argument("level", required=False, default=0, type=click.IntRange(1))
+@click.argument("level", required=False, type=click.IntRange(1))
 @remote
-def raise_format(level: int, address: str, timeout: float, as_json: bool) -> None:
+def raise_format(level: int | None, address: str, timeout: float, as_json: bool) -> None:
     """Let nodes write a newer format, once all of them can: after the last one was upgraded.
 
     Without LEVEL: as high as all nodes that are there can. There is no way back: older builds are refused from then on.
     """
-    request = admin_pb2.RaiseFormatRequest(level=level)
+    request = admin_pb2.RaiseFormatRequest(level=level or 0)
     done = get(address, timeout, lambda s, t: s.RaiseFormat(request, timeout=t))
     if as_json:
         print_json(as_dict(done))
