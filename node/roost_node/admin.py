@@ -239,6 +239,7 @@ class Admin(RescueServicer):
         if shard in host.ownership.owned():
             inside = explain(host, request.class_name, request.key)
             reply.local, reply.live, reply.queued = True, inside.live, inside.queued
+            reply.awake_because = inside.awake_because
             for call in inside.calls:
                 reply.calls.add(
                     method=call.method,

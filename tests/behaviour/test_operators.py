@@ -57,6 +57,7 @@ def test_what_calls_wait_for_is_explained(tmp_path: Path) -> None:
                 assert found.local
                 assert found.live
                 assert [call.method for call in found.calls] == ["hold"] * 3
+                assert found.awake_because == "3 open calls"
                 first, *others = found.calls
                 assert (first.stage, first.waits_for) == ("running", "Lock/l.take")
                 assert {call.stage for call in others} == {"queued"}
@@ -64,6 +65,10 @@ def test_what_calls_wait_for_is_explained(tmp_path: Path) -> None:
                 inner = await explained(port, "Lock", "l")
                 assert [(call.method, call.stage) for call in inner.calls] == [("take", "running")]
             Lock.opened.set()
+            while (found := await explained(server.port, "Gate", "g")).calls:
+                await asyncio.sleep(0.01)
+            assert found.awake_because.startswith("idle for ")
+            assert found.awake_because.endswith("of 60 s (idle_after)")
         with pytest.raises(UnavailableError):
             await ask(
                 [f"127.0.0.1:{server.port}"],

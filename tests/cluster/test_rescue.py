@@ -185,6 +185,23 @@ def test_the_last_copies_are_given_up_only_on_purpose_and_never_mixed_with_what_
         assert "nothing is to be given up" in refused.stderr
 
 
+def pages(processes: Processes, at: str, prefix: str, limit: int) -> list[str]:
+    """The keys of all objects, asked for a few at a time."""
+    found: list[str] = []
+    token = b""
+    while True:
+        request = admin_pb2.ListObjectsRequest(
+            class_name="Counter", prefix=prefix, limit=limit, page_token=token
+        )
+        address = [processes.address(at)]
+        page = asyncio.run(ask_server(address, 60, lambda s, t: s.ListObjects(request, timeout=t)))  # noqa: B023
+        assert len(page.objects) <= limit
+        found += [one.key for one in page.objects]
+        token = page.next_page_token
+        if not token:
+            return sorted(found)
+
+
 def test_a_store_that_is_short_of_disk_gives_its_shards_away(tmp_path: Path) -> None:
     with running_cluster(tmp_path, "a", "b", "c", shards=SHARDS) as processes:
         until(lambda: states(processes, "a") == {"in sync": SHARDS})
@@ -194,6 +211,13 @@ def test_a_store_that_is_short_of_disk_gives_its_shards_away(tmp_path: Path) -> 
         until(lambda: "its disk is nearly full" in command(processes, "a", "status").stdout)
         until(lambda: held(processes, "a", c) == 0)
         count(processes, "a", "b", times=1)
+        processes.start_router("router", "a", "b")
+        assert pages(processes, "router", "key-", 5) == sorted(KEYS), "of all owners, page by page"
+        assert pages(processes, "router", "key-1", 2) == ["key-1", "key-10", "key-11"]
+        listed = ask(
+            processes, "router", "objects", "list", "--class", "Counter", "--prefix", "key-1"
+        )
+        assert sorted(one["key"] for one in listed) == ["key-1", "key-10", "key-11"]
         processes.end("c", signal.SIGTERM)
         processes.start_node("c")
         until(lambda: held(processes, "a", c) == SHARDS)

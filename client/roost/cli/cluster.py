@@ -254,7 +254,7 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
             ("in sync", ", ".join(shard.in_sync)),
             ("learners", ", ".join(shard.learners)),
             ("notes", "; ".join(_shard_notes(shard))),
-            ("in memory", ("yes" if found.live else "no") if found.local else "its owner knows"),
+            ("in memory", _memory(found)),
             ("calls that wait", found.queued if found.local else ""),
         ],
     )
@@ -264,6 +264,12 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
             ("call", "stage", "for ms", "waits for"),
             [(call.method, call.stage, call.age_ms, call.waits_for) for call in found.calls],
         )
+
+
+def _memory(found: admin_pb2.ExplainReply) -> str:
+    if not found.local:
+        return "its owner knows"
+    return f"yes: {found.awake_because}" if found.live else "no"
 
 
 def as_dict(message: Message) -> dict[str, Any]:

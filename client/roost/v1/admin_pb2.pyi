@@ -863,6 +863,7 @@ class ExplainReply(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
+    AWAKE_BECAUSE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """of the owner; empty: it has no session"""
     local: _builtins.bool
@@ -871,6 +872,8 @@ class ExplainReply(_message.Message):
     """has an activation"""
     queued: _builtins.int
     """calls that wait to enter the object"""
+    awake_because: _builtins.str
+    """why it is in memory; empty: it is not"""
     @_builtins.property
     def shard(self) -> Global___ShardInfo: ...
     @_builtins.property
@@ -886,10 +889,11 @@ class ExplainReply(_message.Message):
         live: _builtins.bool = ...,
         queued: _builtins.int = ...,
         calls: _abc.Iterable[Global___OpenCall] | None = ...,
+        awake_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "calls", b"calls", "live", b"live", "local", b"local", "queued", b"queued", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "awake_because", b"awake_because", "calls", b"calls", "live", b"live", "local", b"local", "queued", b"queued", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

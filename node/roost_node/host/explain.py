@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from roost_node.host.activation import Activation
 from roost_node.host.call import Kind, Stage
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Inside(msgspec.Struct, frozen=True):
 
     live: bool
     queued: int
+    awake_because: str  # empty: it is not
     calls: tuple[CallView, ...]  # the oldest first
 
 
@@ -38,7 +40,7 @@ def explain(host: Host, class_name: str, key: str) -> Inside:
     """What is known of an object of this host, now."""
     activation = host.activations.get((class_name, key))
     if activation is None:
-        return Inside(False, 0, ())
+        return Inside(False, 0, "", ())
     now_ms = host.now_ms()
     open_calls = sorted(activation.calls.values(), key=lambda active: active.arrived_ms)
     holders = [active for active in open_calls if active.stage is Stage.RUNNING]
@@ -52,4 +54,14 @@ def explain(host: Host, class_name: str, key: str) -> Inside:
             CallView(name, active.stage.name.lower(), now_ms - active.arrived_ms, waits_for)
         )
     queued = sum(active.stage in (Stage.HELD, Stage.QUEUED, Stage.READY) for active in open_calls)
-    return Inside(True, queued, tuple(calls))
+    return Inside(True, queued, _why_awake(activation, now_ms), tuple(calls))
+
+
+def _why_awake(activation: Activation, now_ms: int) -> str:
+    """What keeps it in memory."""
+    if activation.calls:
+        return f"{len(activation.calls)} open calls"
+    if not activation.may_leave:
+        return f"it is {activation.state.name.lower()}"
+    idle_s = max(0, now_ms - activation.used_ms) / 1000
+    return f"idle for {idle_s:.1f} s of {activation.idle_after_ms / 1000:g} s (idle_after)"
