@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 
 from roost import __version__
@@ -64,6 +64,7 @@ SUSPEND_MS = 100
 
 Publish = Callable[[ShardMap, list[Owned]], None]
 Tell = Callable[[Owned], None]
+SetServing = Callable[[bool], Coroutine[None, None, None]]
 
 
 def boot_ms() -> int:
@@ -214,13 +215,17 @@ class Member:
         self._map = ShardMap(Shape(store.cluster_id, HASH_NAME, store.seed, store.shards))
         return self
 
-    async def join(self, address: str, publish: Publish, tell: Tell) -> None:
+    async def join(
+        self, address: str, publish: Publish, tell: Tell, set_serving: SetServing
+    ) -> None:
         """Register: from here on this node may own shards. `address`: where others reach it.
 
-        `publish`: the map has changed. `tell`: a shard went from here to another node.
+        `publish`: the map has changed. `tell`: a shard went from here to another node. `set_serving`: whether
+        this node has a session, without which it can own nothing.
         """
         self._publish = publish
         self._tell = tell
+        self._set_serving = set_serving
         me = StoreId(self._node.store.store_id)
         if not address:
             raise StoreError(
@@ -312,7 +317,9 @@ class Member:
                 self._supervisor.on_session(self.replicas.me, event.session)
             self.replicator.on_session(event.session)
             self._campaign = self._tasks.create_task(self._controller.run(event.session))
+            self._tasks.create_task(self._set_serving(True))
         elif isinstance(event, Lost):
+            self._tasks.create_task(self._set_serving(False))
             if self._campaign is not None:
                 self._campaign.cancel()
             self.replicator.on_session_lost()

@@ -127,7 +127,7 @@ async def _serve(
         await server.start(alone=member is None)
         stack.push_async_callback(server.stop)
         if member is not None:
-            await member.join(server.advertised(), server.publish, server.tell)
+            await member.join(server.advertised(), server.publish, server.tell, server.set_serving)
         if config.metrics_port >= 0:
             port, end = serve_metrics(config.host, config.metrics_port, node.telemetry)
             stack.callback(end)

@@ -387,17 +387,25 @@ class Server:
             session.send(Moved(record.shard, record.epoch, record.owner, record.address))
 
     async def start(self, *, alone: bool = True) -> None:
-        """Listen. Raises RoostError when the address cannot be had. `alone`: all shards are ours."""
+        """Listen. Raises RoostError when the address cannot be had. `alone`: all shards are ours.
+
+        Others are healthy from when they are told to be (`set_serving`).
+        """
         self.port = listen(self._server, self._host, self._port)
         if alone:
             self._map.publish(self._node.shard_map(self.advertised()), ())
+        await self.set_serving(alone)
         await self._server.start()
-        for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._node.telemetry.gauges["roost_sessions"] = (
             "open sessions",
             lambda: len(self._objects.sessions),
         )
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """What the health service says from now on; once the server drains it says no, whatever this is."""
+        states = health_pb2.HealthCheckResponse
+        for service in ("", *SERVICES):
+            await self._health.set(service, states.SERVING if is_serving else states.NOT_SERVING)
 
     def advertised(self) -> str:
         """Where others reach this node; empty: where they found it."""

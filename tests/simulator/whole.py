@@ -154,7 +154,7 @@ class Whole:
             await server.start(alone=False)
             stack.push_async_callback(server.stop)
             machine.member, machine.host = member, node.host
-            await member.join(server.advertised(), server.publish, server.tell)
+            await member.join(server.advertised(), server.publish, server.tell, server.set_serving)
             await machine.stop.wait()
             await member.leave(5.0)
             await server.say_goodbye()
