@@ -11,9 +11,9 @@ from types import TracebackType
 import roost
 from crash.clients import Clients
 
-TIMEOUT_S = 120.0  # of a call: faults are to show as pauses, not as errors
+TIMEOUT_S = 240.0  # of a call: faults are to show as pauses, not as errors
 CONNECT_S = 60.0
-MOVE_ON_S = 120.0
+MOVE_ON_S = 240.0
 PAUSE_S = 0.05
 
 
