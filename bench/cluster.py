@@ -82,7 +82,7 @@ async def rows(folder: Path, seconds: float, shards: int) -> list[Row]:
         nodes = [f"node-{n}" for n in range(count)]
         with tempfile.TemporaryDirectory(dir=folder) as name:
             processes = Processes(
-                Path(name), shards, "--replicas", str(copies), "--no-supervise", "--log-level=error"
+                Path(name), shards, "--replicas", str(copies), "--log-level=error"
             )
             try:
                 processes.start_etcd()

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -42,6 +43,7 @@ BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_000, 4_000)
 AIMS = {
     "planned handoff, the shard": "p99 < 50 ms",
     "SIGTERM of a node, all shards": "p99 < 250 ms",
+    "kill -9 of a supervised node, all shards": "<= 500 ms",
     "kill -9 of a node, its shards": "<= 4 s",
 }
 
@@ -181,26 +183,32 @@ async def measure(rig: Rig, handoffs: int) -> tuple[dict[str, list[float]], dict
             found["planned handoff, the shard"].append(pauses.pop(shard))
         await rig.move(shard, "")
 
-    shards = await rig.at_rest(len(NODES))
+    await rig.at_rest(len(NODES))
 
     async def stop() -> None:
-        processes.signal("b", signal.SIGTERM)
-        assert await asyncio.to_thread(processes.wait, "b") == 0
+        assert await end(processes, "b", signal.SIGTERM) == 0
 
     found["SIGTERM of a node, all shards"] += (await rig.window(SETTLE_S, stop)).values()
-    processes.start_node("b")
+    processes.start_node("b", supervised=True)
+    await rig.at_rest(len(NODES))
+
+    async def kill_supervised() -> None:
+        os.kill(processes.worker("b"), signal.SIGKILL)
+
+    found["kill -9 of a supervised node, all shards"] += (
+        await rig.window(KILL_SETTLE_S, kill_supervised)
+    ).values()
     shards = await rig.at_rest(len(NODES))
-    victim = await rig.store("b")
+    victim = await rig.store("c")
     theirs = {s.shard for s in shards if s.owner == victim}
 
     async def kill() -> None:
-        processes.signal("b", signal.SIGKILL)
-        await asyncio.to_thread(processes.wait, "b")
+        await end(processes, "c", signal.SIGKILL)
 
     for shard, pause in (await rig.window(KILL_SETTLE_S, kill)).items():
         whose = "its shards" if shard in theirs else "shards of others"
         found[f"kill -9 of a node, {whose}"].append(pause)
-    processes.start_node("b")
+    processes.start_node("c")
     before = await rig.at_rest(len(NODES))
 
     since = time.perf_counter()
@@ -219,6 +227,12 @@ async def measure(rig: Rig, handoffs: int) -> tuple[dict[str, list[float]], dict
         "errors": len(rig.load.errors),
     }
     return found, single
+
+
+async def end(processes: Processes, name: str, number: int) -> int:
+    """Send a signal and wait for the end; the exit status."""
+    processes.signal(name, number)
+    return await asyncio.to_thread(processes.wait, name)
 
 
 async def shape(address: str) -> shard_map_pb2.MapShape:

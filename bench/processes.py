@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +35,7 @@ class Processes:
         self._shards = shards
         self._ports: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._supervised: set[str] = set()
 
     def address(self, name: str) -> str:
         """Of a process, running or not."""
@@ -48,13 +52,15 @@ class Processes:
             "--initial-cluster", f"default={peer}",
         )  # fmt: skip
 
-    def start_node(self, name: str) -> None:
+    def start_node(self, name: str, *, supervised: bool = False) -> None:
         """The same name again is the same store on the same port."""
+        (self._supervised.add if supervised else self._supervised.discard)(name)
         self._start(
             name,
             sys.executable, "-m", "roost_node", "node", str(APP),
             "--data", str(self.folder / name), "--port", self.address(name).split(":")[1],
             "--etcd", self.address("etcd"), "--shards", str(self._shards), *self._flags,
+            "--supervise" if supervised else "--no-supervise",
         )  # fmt: skip
 
     def start_router(self, name: str, *nodes: str) -> None:
@@ -78,6 +84,11 @@ class Processes:
         """Send a signal."""
         self._processes[name].send_signal(number)
 
+    def worker(self, name: str) -> int:
+        """The pid of a supervised node, as it runs now."""
+        log = (self.folder / f"{name}.log").read_text()
+        return int(re.findall(r"node started  pid=(\d+)", log)[-1])
+
     def wait(self, name: str) -> int:
         """For the end of a process; its exit status."""
         return self._processes.pop(name).wait(timeout=END_S)
@@ -87,9 +98,14 @@ class Processes:
         return sum(one.stat().st_size for one in (self.folder / name).rglob("*") if one.is_file())
 
     def close(self) -> None:
-        """End all."""
+        """End all at once: a node whose supervisor is killed would stop in order."""
+        workers = [self.worker(name) for name in self._supervised & self._processes.keys()]
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
         for process in self._processes.values():
             process.kill()
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
         for process in self._processes.values():
             process.wait()
 
