@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 30
 SEEDS ?= 2000
+FIRST ?= 0
 .PHONY: demo test check fmt proto docs crash faults sim bench clean
 
 .venv/ready: pyproject.toml
@@ -40,7 +41,7 @@ faults: .venv/ready
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/rounds --faults=$(ROUNDS) $(FAULTS)
 
 sim: .venv/ready
-	$(BIN)/python -m pytest -q -s --timeout=0 tests/simulation --seeds=$(SEEDS)
+	cd tests && ../$(BIN)/python -m simulator.sweep --seeds=$(SEEDS) --first-seed=$(FIRST)
 
 bench: .venv/ready
 	$(BIN)/python -m bench

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from simulator.whole_run import play
+from simulator.workload import HURRY_S
 
 PART = 12
 """A run here costs as much as that many of the other simulations."""
@@ -20,8 +21,18 @@ def seeds(request: pytest.FixtureRequest) -> list[int]:
 
 
 def test_every_promise_holds_with_everything_together(request: pytest.FixtureRequest) -> None:
-    for seed in seeds(request):
-        play(seed)
+    outcomes = [play(seed) for seed in seeds(request)]
+    if request.config.getoption("--seed") is None:
+        calls = sum(o.calls for o in outcomes)
+        hurried = sum(o.hurried for o in outcomes)
+        well = sum(o.hurried_well for o in outcomes)
+        assert calls > 60 * len(outcomes), "too few calls were answered: nothing was tested"
+        assert well > 0.6 * hurried, f"{well} of {hurried} calls ended well within {HURRY_S} s"
+
+
+def test_a_long_run_is_checked_as_one(request: pytest.FixtureRequest) -> None:
+    calls = min(100_000, 5 * request.config.getoption("--seeds"))
+    assert play(4, calls=calls).calls >= calls
 
 
 def test_a_seed_replays_exactly() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from roost.cluster.ids import ShardId
 from roost_node.core.record import StoreId
@@ -44,10 +45,10 @@ class Havoc:
         self.count = 0
         self.is_over = False
 
-    async def run(self) -> None:
+    async def run(self, must_go_on: Callable[[], bool]) -> None:
         rng, taste = self.rng, self.taste
         end = self.whole.loop.time() + taste.length_s
-        while self.whole.loop.time() < end:
+        while self.whole.loop.time() < end or must_go_on():
             await asyncio.sleep(rng.random() * 2 * taste.every_s)
             kind = rng.choices(list(taste.weights), list(taste.weights.values()))[0]
             self.count += 1

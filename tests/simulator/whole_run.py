@@ -32,17 +32,19 @@ class Outcome:
     steps: int
 
 
-def play(seed: int, *, trace_words: tuple[str, ...] = ()) -> Outcome:
-    """Raises ViolationError; its note is the trace."""
+def play(seed: int, *, calls: int = 0, trace_words: tuple[str, ...] = ()) -> Outcome:
+    """Raises ViolationError; its note is the trace. `calls`: go on until so many were answered."""
     whole: list[Whole] = []
 
     async def main(loop: MachineLoop) -> Outcome:
         taste = Taste(seeded(seed, "taste"))
+        if calls:
+            taste.pauses_s, taste.every_s = (0, 0.002), 2.5
         one = Whole(loop, seed, taste.nodes, taste.routers, *CLASSES)
         whole.append(one)
         one.network.delay_s, one.flush_s, one.etcd_s = taste.net_s, taste.flush_s, taste.etcd_s
         with plugged_in(one):
-            return await _run(one, taste)
+            return await _run(one, taste, calls)
 
     try:
         return simulate_machines(main)
@@ -53,7 +55,7 @@ def play(seed: int, *, trace_words: tuple[str, ...] = ()) -> Outcome:
         raise
 
 
-async def _run(whole: Whole, taste: Taste) -> Outcome:
+async def _run(whole: Whole, taste: Taste, calls: int) -> Outcome:
     await whole.start()
     async with contextlib.AsyncExitStack() as stack:
         clients = [
@@ -63,10 +65,12 @@ async def _run(whole: Whole, taste: Taste) -> Outcome:
         workload = Workload(whole, seeded(whole.seed, "workload"), taste.pauses_s)
         havoc = Havoc(whole, taste, seeded(whole.seed, "havoc"))
         callers = [
-            clients[n % 3].process.start(workload.caller(clients[n % 3], CALLS_MAX))
+            clients[n % 3].process.start(workload.caller(clients[n % 3], calls or CALLS_MAX))
             for n in range(CALLERS)
         ]
-        await _or_failed(whole, [whole.loop.create_task(havoc.run())], None)
+        await _or_failed(
+            whole, [whole.loop.create_task(havoc.run(lambda: workload.calls < calls))], None
+        )
         workload.is_over = True
         await _or_failed(whole, callers, PROGRESS_S)
         check = clients[0].process.start(_verdict(whole, workload, clients[0]))
