@@ -171,10 +171,24 @@ class NotOwnerError(UnavailableError):
 
 
 class OutcomeUnknownError(RoostError):
-    """It may have happened; calling again with the same request id finds out."""
+    """It may have happened; calling again with the same request id finds out.
+
+    Where it cannot be found out any more (an interleaving call that was cut), `retryable` is False.
+    """
 
     retryable = True
     took_effect: TookEffect = "maybe"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        took_effect: TookEffect | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message, took_effect=took_effect)
+        if retryable is not None:
+            self.retryable = retryable
 
 
 class DeadlineExceededError(OutcomeUnknownError):

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 
 import grpc
 import grpc.aio
+import msgspec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -107,10 +108,7 @@ class Session:
             self.calls.pop(message.id, None)
             error = message.error
             if error is not None and error.traceback and not self._trusted:
-                message.error = ErrorInfo(
-                    error.message, error.took_effect, error.type, error.data, "",
-                    error.retry_after_s, error.chain,
-                )  # fmt: skip
+                message.error = msgspec.structs.replace(error, traceback="")
         unsent = self.unsent
         unsent.append(message)
         self.unsent_bytes += size_of(message)

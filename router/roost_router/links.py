@@ -143,9 +143,10 @@ class LinkRunner:
         now_ms = self._clock.now_ms(int(self._monotonic_s() * 1000))
         for reply, body in zip(frame.replies, closed.replies, strict=True):
             status = reply.status
+            is_final = bool(status) and reply.error.final
             if status and not self._trusted:
                 body = closed_error(reply)
-            core.on_reply(link, reply.id, status, reply.epoch, body, now_ms)
+            core.on_reply(link, reply.id, status, reply.epoch, body, now_ms, is_final=is_final)
         for outcome, body in zip(frame.outcomes, closed.outcomes, strict=True):
             if outcome.status and not self._trusted:
                 body = closed_error(outcome)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
+import pytest
 
+import roost
+from behaviour.conftest import routing, serving
 from behaviour.hosting import Inbox, a_call, hosting, play, until
 from roost import DurableObject, method
 from roost.wire.messages import Call, Status
@@ -75,3 +81,39 @@ def test_an_interleaving_call_that_was_cut_is_not_run_again() -> None:
 
 def test_a_serial_call_that_was_cut_left_nothing_and_is_run_again() -> None:
     cut("in_one")
+
+
+@pytest.mark.parametrize("routed", [False, True], ids=["grpc", "router"])
+def test_an_interleaving_call_that_a_shutdown_cuts_is_told_at_once(
+    tmp_path: Path, routed: bool
+) -> None:
+    @contextlib.asynccontextmanager
+    async def connected(port: int) -> AsyncIterator[roost.Cluster]:
+        async with contextlib.AsyncExitStack() as stack:
+            if routed:
+                router = await stack.enter_async_context(routing(f"127.0.0.1:{port}"))
+                port = router.port
+            yield await stack.enter_async_context(roost.connect(f"127.0.0.1:{port}", timeout=300.0))
+
+    async def scenario() -> None:
+        rid = roost.new_request_id()
+        async with contextlib.AsyncExitStack() as first:
+            server = await first.enter_async_context(serving(tmp_path, Job, grace_s=0.05))
+            async with connected(server.port) as cluster:
+                job = cluster.object(Job, "j")
+                call = asyncio.ensure_future(roost.options(job, request_id=rid).in_stretches())
+                while await job.get() != 1:
+                    await asyncio.sleep(0.01)
+                await first.aclose()  # as after SIGTERM: it drains, then hangs up
+                # Far below its deadline: nothing that anybody could still do would tell more.
+                with pytest.raises(roost.OutcomeUnknownError, match="shutdown") as caught:
+                    await asyncio.wait_for(call, 20)
+                assert (caught.value.retryable, caught.value.took_effect) == (False, "maybe")
+        async with serving(tmp_path, Job) as server, connected(server.port) as cluster:
+            job = cluster.object(Job, "j")
+            with pytest.raises(roost.OutcomeUnknownError, match="shutdown") as caught:
+                await asyncio.wait_for(roost.options(job, request_id=rid).in_stretches(), 20)
+            assert not caught.value.retryable
+            assert await job.get() == 1
+
+    play(scenario())

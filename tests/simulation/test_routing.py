@@ -127,10 +127,10 @@ def answer_not_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that is not the owner any more is the caller's business."""
     decide = retry.verdict
 
-    def verdict(status: int, tries: int, *, in_order: bool) -> retry.Verdict:
+    def verdict(status: int, tries: int, *, in_order: bool, is_final: bool) -> retry.Verdict:
         if status == Status.NOT_OWNER:
             return retry.Verdict.FINAL
-        return decide(status, tries, in_order=in_order)
+        return decide(status, tries, in_order=in_order, is_final=is_final)
 
     monkeypatch.setattr("roost_router.core.forward.verdict", verdict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from roost.errors import (
     DeadlineExceededError,
+    OutcomeUnknownError,
     OverloadedError,
     RoostError,
 )
@@ -143,3 +144,11 @@ def test_an_owner_that_misses_an_earlier_call_is_told_that_it_is_finished() -> N
     session.on_messages([refusal(three.call, OverloadedError("full"))], 100)  # type: ignore[arg-type]
     session.on_tick(1000)
     assert sent(session) == [("call, oldest 1", 3)]
+
+
+def test_an_outcome_that_will_not_be_known_ends_the_call() -> None:
+    for error in (OutcomeUnknownError("cut"), OutcomeUnknownError("cut for good", retryable=False)):
+        session, asked = started()
+        assert isinstance(asked.call, Call)
+        session.on_messages([refusal(asked.call, error)], 0)
+        assert (asked.error is None) is error.retryable  # else it is sent again

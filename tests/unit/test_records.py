@@ -67,7 +67,9 @@ def test_a_calls_record_is_read_back(
 
 
 def test_a_failed_calls_record_keeps_the_whole_error() -> None:
-    error = ErrorInfo("no room", 2, "Full", b"\x91\x01", "trace", 0.5, (Link("A", "k", "m", b"i"),))
+    error = ErrorInfo(
+        "no room", 2, "Full", b"\x91\x01", "trace", 0.5, (Link("A", "k", "m", b"i"),), True
+    )
     found = records.decode_dedup(records.encode_dedup_error("m", b"a", 17, error, "ann"))
     assert (found.status, found.error, found.principal) == (17, error, "ann")
     started = records.decode_dedup(records.encode_dedup_started("m", b"a", "ann"))

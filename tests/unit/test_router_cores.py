@@ -331,15 +331,18 @@ def test_a_refusal_says_when_there_will_be_room() -> None:
 
 def test_what_has_to_do_with_where_is_solved_here_and_the_rest_is_told() -> None:
     for status in Status:
-        decided = verdict(status, 1, in_order=True)
+        decided = verdict(status, 1, in_order=True, is_final=False)
         if status in (Status.NOT_OWNER, Status.UNAVAILABLE):
             assert decided is Verdict.AGAIN
         elif status in (Status.OVERLOADED, Status.DISK_FULL, Status.OUTCOME_UNKNOWN):
             assert decided is Verdict.BACK
         else:
             assert decided is Verdict.FINAL
-    assert verdict(Status.UNAVAILABLE, TRIES_IN_ORDER, in_order=True) is Verdict.BACK
-    assert verdict(Status.UNAVAILABLE, 1000, in_order=False) is Verdict.AGAIN
+        assert verdict(status, 1, in_order=True, is_final=True) is Verdict.FINAL
+    assert (
+        verdict(Status.UNAVAILABLE, TRIES_IN_ORDER, in_order=True, is_final=False) is Verdict.BACK
+    )
+    assert verdict(Status.UNAVAILABLE, 1000, in_order=False, is_final=False) is Verdict.AGAIN
 
 
 def test_pauses_grow_to_a_bound() -> None:

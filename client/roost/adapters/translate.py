@@ -196,6 +196,7 @@ def error_to_pb(error: ErrorInfo | None) -> types_pb2.Error:
             )
             for link in error.chain
         ],
+        final=error.final,
     )
 
 
@@ -209,6 +210,7 @@ def error_from_pb(error: types_pb2.Error) -> ErrorInfo:
         error.traceback,
         error.retry_after_s,
         tuple(Link(m.class_name, m.key, m.method, m.request_id) for m in error.chain),
+        error.final,
     )
 
 

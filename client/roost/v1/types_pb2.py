@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14roost/v1/types.proto\x12\x08roost.v1\"\xad\x01\n\x05\x45rror\x12\x0f\n\x07message\x18\x01 \x01(\t\x12)\n\x0btook_effect\x18\x02 \x01(\x0e\x32\x14.roost.v1.TookEffect\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x11\n\ttraceback\x18\x05 \x01(\t\x12\x15\n\rretry_after_s\x18\x06 \x01(\x01\x12\"\n\x05\x63hain\x18\x07 \x03(\x0b\x32\x13.roost.v1.ChainLink\"P\n\tChainLink\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c*\xf2\x02\n\x06Status\x12\x06\n\x02OK\x10\x00\x12\x11\n\rUNKNOWN_CLASS\x10\x01\x12\x12\n\x0eUNKNOWN_METHOD\x10\x02\x12\x14\n\x10INVALID_ARGUMENT\x10\x03\x12\r\n\tTOO_LARGE\x10\x04\x12\x0c\n\x08\x44\x45\x41\x44LOCK\x10\x05\x12\x13\n\x0fUNAUTHENTICATED\x10\x06\x12\x15\n\x11PERMISSION_DENIED\x10\x07\x12\x13\n\x0f\x45XPIRED_REQUEST\x10\x08\x12\x10\n\x0cOBJECT_ERROR\x10\x10\x12\x15\n\x11\x41PPLICATION_ERROR\x10\x11\x12\r\n\tREAD_ONLY\x10\x12\x12\x12\n\x0eSTATE_MISMATCH\x10\x13\x12\x0f\n\x0bUNAVAILABLE\x10 \x12\x0e\n\nOVERLOADED\x10!\x12\r\n\tDISK_FULL\x10\"\x12\r\n\tNOT_OWNER\x10#\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x30\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x31\x12\x0e\n\nCORRUPTION\x10@*(\n\nTookEffect\x12\x06\n\x02NO\x10\x00\x12\t\n\x05MAYBE\x10\x01\x12\x07\n\x03YES\x10\x02*!\n\x08\x45ncoding\x12\x0b\n\x07MSGPACK\x10\x00\x12\x08\n\x04JSON\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14roost/v1/types.proto\x12\x08roost.v1\"\xbc\x01\n\x05\x45rror\x12\x0f\n\x07message\x18\x01 \x01(\t\x12)\n\x0btook_effect\x18\x02 \x01(\x0e\x32\x14.roost.v1.TookEffect\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x11\n\ttraceback\x18\x05 \x01(\t\x12\x15\n\rretry_after_s\x18\x06 \x01(\x01\x12\"\n\x05\x63hain\x18\x07 \x03(\x0b\x32\x13.roost.v1.ChainLink\x12\r\n\x05\x66inal\x18\x08 \x01(\x08\"P\n\tChainLink\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c*\xf2\x02\n\x06Status\x12\x06\n\x02OK\x10\x00\x12\x11\n\rUNKNOWN_CLASS\x10\x01\x12\x12\n\x0eUNKNOWN_METHOD\x10\x02\x12\x14\n\x10INVALID_ARGUMENT\x10\x03\x12\r\n\tTOO_LARGE\x10\x04\x12\x0c\n\x08\x44\x45\x41\x44LOCK\x10\x05\x12\x13\n\x0fUNAUTHENTICATED\x10\x06\x12\x15\n\x11PERMISSION_DENIED\x10\x07\x12\x13\n\x0f\x45XPIRED_REQUEST\x10\x08\x12\x10\n\x0cOBJECT_ERROR\x10\x10\x12\x15\n\x11\x41PPLICATION_ERROR\x10\x11\x12\r\n\tREAD_ONLY\x10\x12\x12\x12\n\x0eSTATE_MISMATCH\x10\x13\x12\x0f\n\x0bUNAVAILABLE\x10 \x12\x0e\n\nOVERLOADED\x10!\x12\r\n\tDISK_FULL\x10\"\x12\r\n\tNOT_OWNER\x10#\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x30\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x31\x12\x0e\n\nCORRUPTION\x10@*(\n\nTookEffect\x12\x06\n\x02NO\x10\x00\x12\t\n\x05MAYBE\x10\x01\x12\x07\n\x03YES\x10\x02*!\n\x08\x45ncoding\x12\x0b\n\x07MSGPACK\x10\x00\x12\x08\n\x04JSON\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'roost.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=293
-  _globals['_STATUS']._serialized_end=663
-  _globals['_TOOKEFFECT']._serialized_start=665
-  _globals['_TOOKEFFECT']._serialized_end=705
-  _globals['_ENCODING']._serialized_start=707
-  _globals['_ENCODING']._serialized_end=740
+  _globals['_STATUS']._serialized_start=308
+  _globals['_STATUS']._serialized_end=678
+  _globals['_TOOKEFFECT']._serialized_start=680
+  _globals['_TOOKEFFECT']._serialized_end=720
+  _globals['_ENCODING']._serialized_start=722
+  _globals['_ENCODING']._serialized_end=755
   _globals['_ERROR']._serialized_start=35
-  _globals['_ERROR']._serialized_end=208
-  _globals['_CHAINLINK']._serialized_start=210
-  _globals['_CHAINLINK']._serialized_end=290
+  _globals['_ERROR']._serialized_end=223
+  _globals['_CHAINLINK']._serialized_start=225
+  _globals['_CHAINLINK']._serialized_end=305
 # @@protoc_insertion_point(module_scope)

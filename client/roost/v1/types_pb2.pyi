@@ -133,6 +133,7 @@ class Error(_message.Message):
     TRACEBACK_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
     CHAIN_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """for people: what happened, to which thing, what to do"""
     took_effect: Global___TookEffect.ValueType
@@ -144,6 +145,8 @@ class Error(_message.Message):
     """only to trusted callers"""
     retry_after_s: _builtins.float
     """OVERLOADED: the server's estimate; zero: none"""
+    final: _builtins.bool
+    """the same request gets this answer for good, where its status alone would let one hope:"""
     @_builtins.property
     def chain(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainLink]:
         """DEADLOCK: the calls that hold one another, oldest first"""
@@ -158,10 +161,11 @@ class Error(_message.Message):
         traceback: _builtins.str = ...,
         retry_after_s: _builtins.float = ...,
         chain: _abc.Iterable[Global___ChainLink] | None = ...,
+        final: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "data", b"data", "message", b"message", "retry_after_s", b"retry_after_s", "took_effect", b"took_effect", "traceback", b"traceback", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "data", b"data", "final", b"final", "message", b"message", "retry_after_s", b"retry_after_s", "took_effect", b"took_effect", "traceback", b"traceback", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,6 +75,9 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     traceback: str = ""
     retry_after_s: float = 0.0
     chain: tuple[Link, ...] = ()
+    final: bool = (
+        False  # the same request gets this answer for good, though its status is retryable
+    )
 
 
 class Call(msgspec.Struct, gc=False):

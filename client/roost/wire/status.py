@@ -96,6 +96,7 @@ def to_status(error: BaseException) -> tuple[Status, ErrorInfo]:
         _cut(traceback),
         error.retry_after_s if isinstance(error, OverloadedError) else 0.0,
         chain,
+        type(error).retryable and not error.retryable,
     )
 
 
@@ -120,6 +121,8 @@ def to_error(status: int, info: ErrorInfo | None) -> RoostError:
         error = cls(info.message)
     if effect != error.took_effect:
         error.took_effect = effect
+    if info.final:
+        error.retryable = False
     return error
 
 

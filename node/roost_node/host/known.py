@@ -69,7 +69,7 @@ class Known:
             return False  # still running: join it
         if record.status == 0 and activation.spec.methods[call.method].streams:
             raise OutcomeUnknownError(
-                "an earlier attempt at this stream has run: its items are gone"
+                "an earlier attempt at this stream has run: its items are gone", retryable=False
             )
         self._answer(activation, call, sink, reply_of(record))
         return True
@@ -188,7 +188,8 @@ def reply_of(record: records.DedupRecord) -> Reply:
     if record.started:
         status, info = to_status(
             OutcomeUnknownError(
-                "an interleaved call was cut off after it had started: it is not run again"
+                "an interleaving call was cut off after it had started: it is not run again",
+                retryable=False,
             )
         )
         return Reply(0, int(status), b"", 0, info)

@@ -252,7 +252,8 @@ class Objects:
         for active in running:
             error: RoostError = UnavailableError(f"{active} was reset: {why}")
             if active.started_entry:
-                error = OutcomeUnknownError(f"{active} was reset after it had committed: {why}")
+                text = f"{active} was reset after it had committed: {why}"
+                error = OutcomeUnknownError(text, retryable=False)
             host.turns.finish(active, *failure(error), own_entry=False, remember=False)
             if active.task is not None:
                 active.cancelled = Cancelled.RESET

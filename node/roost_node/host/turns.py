@@ -188,7 +188,9 @@ class Turns:
             )
         if cancelled is not None:
             text = f"{active} was cancelled: {cancelled.value}"
-            return OutcomeUnknownError(text) if active.started_entry else UnavailableError(text)
+            if active.started_entry:  # what it has committed stays, and it is not run again
+                return OutcomeUnknownError(text, retryable=False)
+            return UnavailableError(text)
         return blame(active, error)
 
     def _fail_hook(self, active: ActiveCall, error: BaseException) -> None:

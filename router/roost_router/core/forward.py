@@ -182,14 +182,25 @@ class Forwarder:
                 self._go(call)
 
     def on_reply(
-        self, link: Link, link_id: int, status: int, epoch: int, body: bytes, now_ms: int
+        self,
+        link: Link,
+        link_id: int,
+        status: int,
+        epoch: int,
+        body: bytes,
+        now_ms: int,
+        *,
+        is_final: bool = False,
     ) -> None:
-        """An answer to a call. Only the first final one to a call that is waited for counts."""
+        """An answer to a call. Only the first final one to a call that is waited for counts.
+
+        `is_final`: whatever its status lets one hope, the node will give no other.
+        """
         call = link.attempts.pop(link_id, None)
         if call is None:
             return
         if status:
-            self._on_error(call, link, link_id, status, Kind.REPLY, body, now_ms)
+            self._on_error(call, link, link_id, status, Kind.REPLY, body, now_ms, is_final)
             return
         self._end(call, Kind.REPLY, body, over=True)
         if epoch > self._table.epoch_of(call.shard):  # a higher epoch is news, a lower one never
@@ -210,7 +221,7 @@ class Forwarder:
         if call is None:
             return
         if status and not is_known:
-            self._on_error(call, link, link_id, status, Kind.OUTCOME, body, now_ms)
+            self._on_error(call, link, link_id, status, Kind.OUTCOME, body, now_ms, False)
         else:
             self._end(call, Kind.OUTCOME, body)
 
@@ -372,8 +383,9 @@ class Forwarder:
         kind: Kind,
         body: bytes,
         now_ms: int,
+        is_final: bool,
     ) -> None:
-        decided = verdict(status, call.tries, in_order=call.stub_id != 0)
+        decided = verdict(status, call.tries, in_order=call.stub_id != 0, is_final=is_final)
         if call.got_items or decided is Verdict.FINAL:
             self._end(call, kind, body, over=True, cancel=True)
             return

@@ -9,7 +9,7 @@ alone can ask for less; it comes back with the same request id. Every other answ
 | NOT_OWNER | again, at once if the map names another owner, else after a pause, or as soon as it does |
 | UNAVAILABLE | again after a pause; a call with callers' order at most `TRIES_IN_ORDER` times |
 | broken link | again when the owner can be reached, all that were unfinished on it, in order |
-| OVERLOADED, DISK_FULL, OUTCOME_UNKNOWN | to the caller, who may send it again |
+| OVERLOADED, DISK_FULL, OUTCOME_UNKNOWN | to the caller, who may send it again (not if it is *final*) |
 | anything else | to the caller, for good |
 
 The bound on calls in order: a node refuses a call while an earlier one of its stub is missing, and
@@ -45,8 +45,13 @@ class Verdict(enum.Enum):
     FINAL = 3  # the caller is told, and this call is over
 
 
-def verdict(status: int, tries: int, *, in_order: bool) -> Verdict:
-    """`tries`: attempts made until now. `in_order`: the call has a place among its stub's."""
+def verdict(status: int, tries: int, *, in_order: bool, is_final: bool) -> Verdict:
+    """`tries`: attempts made until now. `in_order`: the call has a place among its stub's.
+
+    `is_final`: the node says that it will give no other answer.
+    """
+    if is_final:
+        return Verdict.FINAL
     if status == Status.NOT_OWNER:
         return Verdict.AGAIN
     if status == Status.UNAVAILABLE:
