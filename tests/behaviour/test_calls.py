@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 import roost
 from behaviour.conftest import Run
 from roost import ApplicationError, DurableObject, method
+from roost.wire.codec import encode_for_people
 
 
 class TooPoorError(ApplicationError):
@@ -478,6 +480,50 @@ def test_an_object_can_be_listed_shown_and_deleted(run: Run) -> None:
         assert await cluster.object(Account, "team-a").read_notes() == []
 
     run(scenario, Account)
+
+
+def test_fields_whose_keys_are_no_text_can_be_shown(run: Run) -> None:
+    class Square(msgspec.Struct, frozen=True):
+        file: str
+        rank: int
+
+    class Board(DurableObject):
+        pieces: dict[tuple[int, int], str] = {}
+        nested: list[dict[bool | None, int]] = []
+        counts: dict[int, int] = {}
+        moves: dict[Square, str] = {}
+
+        async def fill(self) -> None:
+            self.pieces = {(1, 2): "king"}
+            self.nested = [{True: 1, None: 2}]
+            self.counts = {5: 1}
+            self.moves = {Square("e", 4): "pawn"}
+
+    async def scenario(cluster: roost.Cluster) -> None:
+        await cluster.object(Board, "b").fill()
+        detail = await cluster.show(Board, "b")
+        assert detail is not None
+        fields = msgspec.json.decode(detail.fields_json)
+        assert isinstance(fields.pop("moves"), str)  # its bytes: without the class nobody can say
+        assert fields == {
+            "pieces": {"[1,2]": "king"},
+            "nested": [{"true": 1, "null": 2}],
+            "counts": {"5": 1},
+        }
+
+    run(scenario, Board)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({(1, ("a",)): (1,), None: [True]}, '{"[1,[\\"a\\"]]":[1],"null":[true]}'),
+        ({b"\xff": b"\xff"}, '{"/w==":"/w=="}'),
+        (msgspec.msgpack.Ext(5, b"a"), '{"type":5,"data":"YQ=="}'),
+    ],
+)
+def test_any_value_can_be_shown_as_json(value: Any, shown: str) -> None:
+    assert encode_for_people(value).decode() == shown
 
 
 def test_too_large_arguments_and_results_are_typed_errors(run: Run) -> None:

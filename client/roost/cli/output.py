@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +14,7 @@ import roost
 from roost.adapters.settings import config_option
 from roost.client import Cluster
 from roost.errors import ObjectError, RoostError
+from roost.wire.codec import encode_for_people
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_ADDRESS = "localhost:7400"
@@ -71,7 +71,7 @@ def fail(error: RoostError) -> None:
 
 def print_json(value: Any) -> None:
     """One line of JSON."""
-    click.echo(msgspec.json.encode(value, enc_hook=str).decode())
+    click.echo(encode_for_people(value).decode())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

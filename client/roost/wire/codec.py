@@ -256,6 +256,23 @@ def decode_any(raw: bytes, encoding: int = MSGPACK) -> Any:
     return msgspec.json.decode(raw) if encoding == JSON else _decode(raw)
 
 
+def encode_for_people(value: Any) -> bytes:
+    """One line of JSON for any value, its type not known.
+
+    In JSON the keys of a map are text: one that is none is written as its own JSON, so
+    `{(1, 2): "x"}` is shown as `{"[1,2]":"x"}`.
+    """
+    return msgspec.json.encode(value, enc_hook=_shown)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, tuple | frozenset | bool | None):  # as a key; elsewhere JSON has them
+        return encode_for_people(value).decode()
+    if isinstance(value, msgspec.msgpack.Ext):
+        return {"type": value.code, "data": value.data}
+    return str(value)
+
+
 def _is_map(raw: bytes, json: bool) -> bool:
     first = raw[0]
     if json:

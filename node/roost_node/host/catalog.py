@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from roost.adapters.transport import ObjectDetail, ObjectInfo
 from roost.cluster.ids import check_key
 from roost.errors import InvalidArgumentError
+from roost.wire.codec import decode_any, encode_for_people
 from roost_node.host.call import Output
 from roost_node.storage import layout, records
 
@@ -69,18 +70,26 @@ async def show_object(host: Host, class_name: str, key: str) -> ObjectDetail | N
         await _committed(host, [shard])
         return None
     record = records.decode_object(raw)
-    fields = {name: msgspec.msgpack.decode(value) for name, value in record.fields.items()}
+    fields = {name: _value(raw) for name, raw in record.fields.items()}
     for name in record.large:
         large = host.store.get(layout.field_key(shard.id, group, name))
         if large is not None:
-            fields[name] = msgspec.msgpack.decode(large)
+            fields[name] = _value(large)
     info = _info(host, layout.record_key(shard.id, group), raw)
     rows = 0
     for rows, _ in enumerate(host.store.iterate(*layout.rows_range(shard.id, group)), 1):
         if rows % ROWS_AT_ONCE == 0:
             await asyncio.sleep(0)  # there may be millions
     await _committed(host, [shard])
-    return ObjectDetail(info, msgspec.json.encode(fields).decode(), rows)
+    return ObjectDetail(info, encode_for_people(fields).decode(), rows)
+
+
+def _value(raw: bytes) -> Any:
+    """A stored value; its bytes where a key of it is a map, which only its class can read."""
+    try:
+        return decode_any(raw)
+    except msgspec.DecodeError:
+        return bytes(raw)
 
 
 async def _committed(host: Host, shards: Iterable[Shard]) -> None:
