@@ -306,11 +306,7 @@ class Cluster:
         arguments = encode_arguments(args, kwargs)
         now_ms = self._now_ms()
         timeout_s = stub._timeout_s
-        rid = stub._request_id
-        if rid is None:
-            rid = make_request_id(now_ms, _ids.getrandbits(74))
-        else:
-            object.__setattr__(stub, "_request_id", None)  # it serves one call
+        rid = stub._take_request_id() or make_request_id(now_ms, _ids.getrandbits(74))
         order = stub._order
         return Call(
             0,

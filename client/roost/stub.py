@@ -132,6 +132,13 @@ class Stub:
             object.__setattr__(self, "_asked", name)
         return remote
 
+    def _take_request_id(self) -> bytes | None:
+        """The id that `options` gave it, if any: it serves one call."""
+        rid = self._request_id
+        if rid is not None:
+            object.__setattr__(self, "_request_id", None)
+        return rid
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{self!r} is a reference: fields are written in the object")
 

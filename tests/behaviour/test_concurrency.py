@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from uuid import UUID
 
 import pytest
 
@@ -230,6 +231,21 @@ def test_a_retried_parent_does_not_double_its_children(run: Run) -> None:
         assert await cluster.object(Node, "child").read() == 1
 
     run(scenario, Parent, Node)
+
+
+def test_a_request_id_that_an_object_gives_serves_one_call(run: Run) -> None:
+    class Giver(DurableObject):
+        async def give(self, rid: UUID, times: int) -> list[int]:
+            once = roost.options(self.ctx.object(Node, "child"), request_id=rid)
+            return [await once.add() for _ in range(times)]
+
+    async def scenario(cluster: roost.Cluster) -> None:
+        giver = cluster.object(Giver, "g")
+        rid = roost.new_request_id()
+        assert await giver.give(rid, 1) == [1]
+        assert await giver.give(rid, 3) == [1, 2, 3]  # the first was made before
+
+    run(scenario, Giver, Node)
 
 
 def test_a_chain_that_comes_back_is_a_deadlock_at_once(run: Run) -> None:

@@ -228,7 +228,7 @@ class Children:
             stub._key,
             method,
             arguments,
-            stub._request_id or child_request_id(call.request_id, target, count),
+            stub._take_request_id() or child_request_id(call.request_id, target, count),
             deadline_ms=deadline_ms,
             chain=(*call.chain, link),
             principal=call.principal,
