@@ -12,6 +12,7 @@ from behaviour.conftest import Run
 from behaviour.hosting import Inbox, a_call, hosting, play, until
 from roost import DurableObject, method
 from roost.wire.messages import Skip, Status
+from roost_node.host.call import Cancelled
 from roost_node.host.host import Host
 
 LONG_MS = 60_000  # nobody waits so long for an earlier call in these tests
@@ -28,6 +29,14 @@ class Poll(DurableObject):
     async def wait_for(self, value: int) -> int:
         while self.value < value:
             await asyncio.sleep(0.005)
+        return self.value
+
+    @method(read_only=True)
+    async def hold(self) -> None:
+        await asyncio.sleep(60)
+
+    @method(read_only=True)
+    async def get(self) -> int:
         return self.value
 
 
@@ -130,6 +139,33 @@ def test_a_held_call_starts_when_a_later_one_says_that_it_may() -> None:
                 )
                 host.submit(call, inbox)
             assert (await inbox.reply(1)).status == 0
+
+    play(scenario())
+
+
+def test_a_call_is_ready_from_when_its_turn_has_come() -> None:
+    async def scenario() -> None:
+        async with hosting(Poll, order_wait_ms=LONG_MS, ready_wait_ms_max=50) as host:
+            inbox = Inbox()
+            reader = host.submit(a_call(host, 1, "Poll", "p", "hold"), inbox)
+            writer = host.submit(a_call(host, 2, "Poll", "p", "add"), inbox)
+            assert reader is not None
+            assert writer is not None
+            host.submit(a_call(host, 3, "Poll", "p", "get"), inbox)  # behind the writer
+            held = a_call(host, 4, "Poll", "q", "add", stub_id=5, sequence=2, oldest=1)
+            host.submit(held, inbox)
+            start_ms = host.now_ms()
+            await until(lambda: host.now_ms() > start_ms + 200)
+            # Both could run from now on, and have not yet: nobody has waited for the machine.
+            host.cancel(writer, inbox, 2, Cancelled.CALLER)
+            host.submit(a_call(host, 5, "Poll", "r", "add"), inbox)
+            assert (await inbox.reply(5)).status == 0
+            assert (await inbox.reply(3)).status == 0
+            host.skip(Skip("Poll", "q", 5, 1))
+            host.submit(a_call(host, 6, "Poll", "r", "add"), inbox)
+            assert (await inbox.reply(6)).status == 0
+            assert (await inbox.reply(4)).status == 0
+            host.cancel(reader, inbox, 1, Cancelled.CALLER)
 
     play(scenario())
 

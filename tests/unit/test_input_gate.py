@@ -48,7 +48,7 @@ def test_a_reentrant_writer_is_not_stopped_by_readers_of_its_own_chain() -> None
     gate: InputGate[str] = InputGate()
     gate.enter("own reader", shared=True)
     gate.enter("writer that waits", shared=False)
-    assert gate.enter_reentrant("again", shared=False, own_readers=1)
+    assert gate.enter_reentrant("again", shared=False, own_readers=lambda: 1)
 
 
 def test_a_reentrant_writer_waits_for_other_readers_at_the_head_of_the_queue() -> None:
@@ -56,10 +56,21 @@ def test_a_reentrant_writer_waits_for_other_readers_at_the_head_of_the_queue() -
     gate.enter("own reader", shared=True)
     gate.enter("other reader", shared=True)
     gate.enter("w", shared=False)
-    assert not gate.enter_reentrant("again", shared=False, own_readers=1)
+    assert not gate.enter_reentrant("again", shared=False, own_readers=lambda: 1)
     assert gate.leave(shared=True) == ["again"]
     assert gate.leave(shared=False) == []  # "w" waits for the reader that is still inside
     assert gate.leave(shared=True) == ["w"]
+
+
+def test_who_is_inside_of_a_reentrant_writers_chain_is_asked_when_it_could_start() -> None:
+    gate: InputGate[str] = InputGate()
+    own = ["own reader"]
+    gate.enter("own reader", shared=True)
+    gate.enter("other reader", shared=True)
+    assert not gate.enter_reentrant("again", shared=False, own_readers=lambda: len(own))
+    own.clear()
+    assert gate.leave(shared=True) == []  # one reader is left, and it is the other's
+    assert gate.leave(shared=True) == ["again"]
 
 
 @given(st.data())
@@ -67,7 +78,11 @@ def test_a_writer_is_alone_and_nobody_is_forgotten(data: st.DataObject) -> None:
     gate: InputGate[int] = InputGate()
     inside: dict[int, bool] = {}
     waiting: dict[int, bool] = {}
+    chains: dict[int, int] = {}
     number = 0
+
+    def own_readers(chain: int) -> int:
+        return sum(shared and chains[item] == chain for item, shared in inside.items())
 
     def admit(items: list[int]) -> None:
         for item in items:
@@ -77,12 +92,20 @@ def test_a_writer_is_alone_and_nobody_is_forgotten(data: st.DataObject) -> None:
         nonlocal number
         number += 1
         shared = data.draw(st.booleans())
+        chain = chains[number] = data.draw(st.integers(0, 2))
         waiting[number] = shared
-        if gate.enter(number, shared=shared):
+        if own_readers(chain) and data.draw(st.booleans()):
+            entered = gate.enter_reentrant(
+                number, shared=shared, own_readers=lambda: own_readers(chain)
+            )
+        else:
+            entered = gate.enter(number, shared=shared)
+        if entered:
             admit([number])
 
     def leave() -> None:
         if inside:
+            # A writer's own readers wait for it, unless they are cut: either may end first.
             item = data.draw(st.sampled_from(sorted(inside)))
             admit(gate.leave(shared=inside.pop(item)))
 
@@ -96,7 +119,10 @@ def test_a_writer_is_alone_and_nobody_is_forgotten(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 40))):
         data.draw(st.sampled_from(steps))()
         writers = [item for item, shared in inside.items() if not shared]
-        assert not writers or len(inside) == 1
+        for writer in writers:
+            chain = chains[writer]
+            assert all(chains[item] == chain for item in inside), "a writer beside strangers"
+        assert len(writers) <= 1
         assert gate.depth == len(waiting)
         assert inside or not waiting  # somebody is inside while anybody waits
     while inside:

@@ -5,7 +5,8 @@ queue, first come first served, so a waiting writer stops later readers. An inte
 for each stretch between two suspensions, and queues again like everybody else.
 
 A *reentrant* call comes from a chain whose own calls are inside, suspended: it goes to the head of
-the queue and is not stopped by those calls (`own_readers`), or the chain would wait for itself.
+the queue and is not stopped by those calls (`own_readers`), or the chain would wait for itself. They
+may end while it waits, so each time that it could start they are counted anew.
 
 Invariant: a writer inside is alone, except for readers of its own chain.
 Source: fair readers-writer queue (Courtois et al., 1971, third problem).
@@ -14,9 +15,15 @@ Source: fair readers-writer queue (Courtois et al., 1971, third problem).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
+
+
+def _none() -> int:
+    """Own readers of a call whose chain is not inside."""
+    return 0
 
 
 class InputGate(Generic[ItemT]):
@@ -27,7 +34,9 @@ class InputGate(Generic[ItemT]):
     def __init__(self) -> None:
         self.writing = False
         self.readers = 0
-        self._queue: deque[tuple[ItemT, bool, int]] | None = None  # most objects never need one
+        self._queue: deque[tuple[ItemT, bool, Callable[[], int]]] | None = (
+            None  # most objects never need one
+        )
 
     def enter(self, item: ItemT, *, shared: bool) -> bool:
         """True: it is inside. False: it waits, and `leave` will return it."""
@@ -40,11 +49,11 @@ class InputGate(Generic[ItemT]):
                 return True
         if self._queue is None:
             self._queue = deque()
-        self._queue.append((item, shared, 0))
+        self._queue.append((item, shared, _none))
         return False
 
-    def enter_reentrant(self, item: ItemT, *, shared: bool, own_readers: int) -> bool:
-        """Like `enter`, for a call whose chain holds `own_readers` shared places in here."""
+    def enter_reentrant(self, item: ItemT, *, shared: bool, own_readers: Callable[[], int]) -> bool:
+        """Like `enter`; `own_readers` counts the shared places that its chain holds in here now."""
         if self._fits(shared, own_readers):
             self._admit(shared)
             return True
@@ -89,8 +98,8 @@ class InputGate(Generic[ItemT]):
         """Nobody inside, nobody waiting."""
         return not (self.writing or self.readers or self._queue)
 
-    def _fits(self, shared: bool, own_readers: int) -> bool:
-        return not self.writing and (shared or self.readers == own_readers)
+    def _fits(self, shared: bool, own_readers: Callable[[], int]) -> bool:
+        return not self.writing and (shared or self.readers == own_readers())
 
     def _admit(self, shared: bool) -> None:
         if shared:

@@ -335,12 +335,31 @@ class Activation:
         self.rows_bytes = 0
         self.cleared = False
 
-    def mutated(self, active: ActiveCall, name: str) -> ReadOnlyError:
-        """A reader changed a value in place: put it back, and say so."""
+    def check_reader(self, reader: ActiveCall) -> None:
+        """Did a reader change a value in place? It is put back, and the reader told when it ends.
+
+        Asked whenever the reader stops, so that no other is blamed. Not while a writer of its chain is
+        inside: what has changed is the writer's.
+        """
+        if self.gate.writing:
+            return
+        name = self.fields.is_mutated()
+        if name is not None:
+            self.fields.roll_back()
+            reader.doomed = _mutated(reader, name)
+
+    def part_from_readers(self) -> None:
+        """A writer begins beside suspended readers of its own chain.
+
+        What these have changed is undone, and what they hold of mutable values is from now on no alias
+        of the writer's: or it would commit what a reader does.
+        """
+        name = self.fields.is_mutated()
+        if name is not None:
+            for reader in self.calls.values():
+                if reader.shared and reader.entered:
+                    reader.doomed = _mutated(reader, name)
         self.fields.roll_back()
-        return ReadOnlyError(
-            f"{active} is marked read_only and changed the value of field {name!r} in place"
-        )
 
     async def deactivation(self, reason: str) -> None:
         """`on_deactivate`, with its bound on time."""
@@ -378,3 +397,9 @@ class Activation:
         """What is known of an earlier attempt, appended entries included (L4)."""
         raw = self.shard.get(self.group, key)
         return records.decode_dedup(raw) if raw is not None else None
+
+
+def _mutated(reader: ActiveCall, name: str) -> ReadOnlyError:
+    return ReadOnlyError(
+        f"{reader} is marked read_only and changed the value of field {name!r} in place"
+    )

@@ -127,7 +127,7 @@ class Arrivals:
             )
         active = ActiveCall(
             call, sink, activation, method, deadline_ms, now_ms, len(call.arguments), Kind.CALL,
-            method.read_only, method.interleave, call.credit, host.loop.time(), record_key,
+            method.read_only, method.interleave, call.credit, host.loop.time(), record_key, now_ms,
         )  # fmt: skip
         if call.chain:
             self._check_chain(active)
@@ -176,6 +176,7 @@ class Arrivals:
         while (held := order.ready()) is not None:
             self._host.waits.unfile(held)
             held.waits_for = None
+            held.ready_ms = self._host.now_ms()
             self.enter(held)
 
     def enter(self, active: ActiveCall) -> None:
@@ -189,24 +190,29 @@ class Arrivals:
             activation.parked.append(active)
             host.waits.file(active)
             return
-        own = active.call.chain and self._own_readers(active)
-        entered = (
-            activation.gate.enter_reentrant(active, shared=active.shared, own_readers=own)
-            if own
-            else activation.gate.enter(active, shared=active.shared)
-        )
-        if entered:
+        if self.try_gate(active):
             active.entered = True
             host.workers.start(active)
         else:
             active.stage = Stage.QUEUED
             host.waits.file(active)
 
+    def try_gate(self, active: ActiveCall) -> bool:
+        """Is it inside its object now? Else it waits in the gate's queue."""
+        gate = active.activation.gate
+        if active.call.chain and self._own_readers(active):
+            return gate.enter_reentrant(
+                active, shared=active.shared, own_readers=lambda: self._own_readers(active)
+            )
+        return gate.enter(active, shared=active.shared)
+
     def admit(self, admitted: list[ActiveCall]) -> None:
         """The gate let these in."""
         host = self._host
+        now_ms = host.now_ms()
         for active in admitted:
             active.entered = True
+            active.ready_ms = now_ms
             if active.resume is not None:
                 if not active.resume.done():
                     active.resume.set_result(None)
@@ -218,7 +224,7 @@ class Arrivals:
         """Raises OverloadedError when there is too much already."""
         host = self._host
         ready = host.workers.ready
-        wait_ms = now_ms - ready[0].arrived_ms if ready else 0
+        wait_ms = now_ms - ready[0].ready_ms if ready else 0
         admission = host.admission
         why = admission.refusal(len(call.arguments), wait_ms)
         if why is None and host.committer.is_busy:

@@ -152,7 +152,10 @@ class Objects:
     def _start_hook(self, activation: Activation, kind: Kind, deadline_ms: int) -> ActiveCall:
         host = self._host
         call = Call(0, activation.class_name, activation.key, kind.value_name, b"", bytes(16))
-        hook = ActiveCall(call, NoSink(), activation, None, deadline_ms, host.now_ms(), 0, kind)
+        now_ms = host.now_ms()
+        hook = ActiveCall(
+            call, NoSink(), activation, None, deadline_ms, now_ms, 0, kind, ready_ms=now_ms
+        )
         host.admission.open(0)
         activation.calls[kind.value_name.encode()] = hook
         if activation.gate.enter(hook, shared=False):
@@ -187,8 +190,9 @@ class Objects:
             host.refuse(call, sink, error)
             return
         active = ActiveCall(
-            call, sink, activation, None, now_ms + DEADLINE_DEFAULT_MS, now_ms, 0, Kind.DELETE
-        )
+            call, sink, activation, None, now_ms + DEADLINE_DEFAULT_MS, now_ms, 0, Kind.DELETE,
+            ready_ms=now_ms,
+        )  # fmt: skip
         host.admission.open(0)
         activation.calls[b"delete" + call_id.to_bytes(8, "big")] = active
         host.arrivals.enter(active)

@@ -49,6 +49,8 @@ class Turns:
         if active.deadline_ms <= now_ms and active.kind is Kind.CALL:
             host.waits.expire(active)
             return None
+        if activation.gate.readers and not active.shared:
+            activation.part_from_readers()
         context = copy_context()
         context.run(current_call.set, active)
         active.context = context
@@ -106,9 +108,9 @@ class Turns:
         try:
             payload = b"" if method.streams else method.encode_result(result, call.encoding)
             if method.read_only:
-                name = activation.fields.is_mutated()
-                if name is not None:
-                    raise activation.mutated(active, name)
+                activation.check_reader(active)
+                if active.doomed is not None:
+                    raise active.doomed
                 wrote = False
             else:
                 record = records.encode_dedup_ok(
@@ -147,8 +149,7 @@ class Turns:
         activation = active.activation
         if active.entered:
             if active.shared:
-                if activation.fields.is_mutated() is not None:
-                    activation.fields.roll_back()
+                activation.check_reader(active)
             else:
                 activation.roll_back()
         if active.kind is not Kind.CALL:
@@ -222,8 +223,11 @@ class Turns:
         if active.stage is Stage.DONE:
             return
         self._host.waits.file(active)
-        if active.interleaves and not active.exclusive_depth:
-            self.end_stretch(active)
+        if active.interleaves:
+            if not active.exclusive_depth:
+                self.end_stretch(active)
+        elif active.shared:
+            active.activation.check_reader(active)
 
     def end_stretch(self, active: ActiveCall) -> None:
         """Commit what an interleaving call has written so far, and let others in."""
@@ -251,19 +255,20 @@ class Turns:
 
     def resume(self, active: ActiveCall) -> bool:
         """May a suspended call go on now? False: wait for `active.resume`."""
-        if active.stage is Stage.DONE or active.entered:
+        waits = active.resume is not None  # in the gate's queue, or just out of it
+        if active.stage is Stage.DONE or (active.entered and not waits):
             active.resume = None
             return True
-        waits = active.resume is not None  # in the gate's queue; its future was cancelled
-        active.resume = self._host.loop.create_future()
-        if waits:
-            return False
-        activation = active.activation
-        if activation.gate.enter(active, shared=active.shared):
+        if not active.entered:
+            active.resume = self._host.loop.create_future()
+            if waits or not self._host.arrivals.try_gate(active):
+                return False
             active.entered = True
-            active.resume = None
-            return True
-        return False
+        active.resume = None
+        activation = active.activation
+        if activation.gate.readers and not active.shared:
+            activation.part_from_readers()
+        return True
 
     def _leave(self, active: ActiveCall) -> None:
         if active.entered:
