@@ -41,7 +41,11 @@ class Limits:
         2**40,
     )
     session_calls_max: int = knob(
-        8_192, "unfinished calls of one session; more are not read from it", "calls", 1, 10**6
+        8_192,
+        "unfinished calls of one session; more have to wait, and are refused where none ends",
+        "calls",
+        1,
+        10**6,
     )
     session_bytes_max: int = knob(
         16 * 2**20,

@@ -170,6 +170,9 @@ class _Answers:
         """A call that was kept back is open now."""
         self._link._calls[call_id] = active
 
+    def room(self) -> None:
+        """Always: they are handed over in the next turn, and the client's credit bounds them."""
+
     def _flush(self) -> None:
         answers, self._waiting = self._waiting, []
         receiver = self._link._receiver

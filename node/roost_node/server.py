@@ -1,7 +1,9 @@
 """gRPC in: frames to calls on the host, answers to frames.
 
 One `Session` is one peer. What it may hold is bounded: unfinished calls and unsent answers; above a
-bound it is not read until it has taken some. A slow reader therefore slows itself, nobody else.
+bound it is not read until it has taken some. A slow reader therefore slows itself, nobody else. Where too
+many calls are unfinished that wait is short, and then more calls are refused: what the open ones wait for
+(credit, a cancel) may stand behind them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from roost.adapters.translate import (
 )
 from roost.cluster.ids import request_id as make_request_id
 from roost.cluster.shard_map import ShardMap, ShardRecord
-from roost.errors import InvalidArgumentError
+from roost.errors import InvalidArgumentError, OverloadedError
 from roost.v1 import (
     admin_pb2_grpc,
     objects_pb2,
@@ -69,6 +71,7 @@ from roost_node.view import Alone, ClusterView
 log = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 64  # taken from a frame before the loop gets a turn
+PATIENCE_S = 0.25  # for a session's calls to end, before more of them are refused
 SERVICES = ("roost.v1.Objects", "roost.v1.Admin", "roost.v1.Map")
 
 Frames = grpc.aio.ServicerContext[objects_pb2.ClientFrame, objects_pb2.ServerFrame]
@@ -83,6 +86,7 @@ class Session:
         "_gone",
         "_goodbye",
         "_node",
+        "_patient",
         "_room",
         "_trusted",
         "calls",
@@ -98,6 +102,7 @@ class Session:
         self._gone = False
         self._event = asyncio.Event()
         self._room = asyncio.Event()
+        self._patient = True  # while too many calls are open, it has not been waited for yet
         self.calls: dict[int, ActiveCall] = {}
         self.unsent: list[ToClient | Moved] = []
         self.unsent_bytes = 0
@@ -121,6 +126,16 @@ class Session:
             self._node.host.cancel(active, self, call_id, Cancelled.CALLER)
         elif not self._gone:
             self.calls[call_id] = active
+
+    def room(self) -> Awaitable[None] | None:
+        """None: the peer takes its answers. Else: until it has taken some."""
+        if self.unsent_bytes < self._node.host.limits.session_bytes_max:
+            return None
+        self._room.clear()
+        return self._taken()
+
+    async def _taken(self) -> None:
+        await self._room.wait()
 
     async def run(self) -> None:
         """Until the peer hangs up."""
@@ -162,19 +177,38 @@ class Session:
             await self._has_room()
 
     async def _has_room(self) -> None:
-        limits = self._node.host.limits
-        while (
-            len(self.calls) >= limits.session_calls_max
-            or self.unsent_bytes >= limits.session_bytes_max
-        ):
-            self._room.clear()
-            await self._room.wait()
+        while (room := self.room()) is not None:
+            await room
+        if not self._is_full:
+            self._patient = True
+        elif self._patient:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    while self._is_full:
+                        self._room.clear()
+                        await self._room.wait()
+            except TimeoutError:
+                self._patient = False
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.calls) >= self._node.host.limits.session_calls_max
 
     def _take(self, message: objects_pb2.Call, now_ms: int) -> None:
         call = call_from_pb(message)
         if call.id in self.calls:
             return  # an id names one attempt: this peer counts wrong
-        active = self._node.host.submit(call, self, now_ms)
+        host = self._node.host
+        if self._is_full and not self._patient:
+            count = len(self.calls)
+            error = OverloadedError(
+                f"this session has {count} unfinished calls, at most "
+                f"{host.limits.session_calls_max} (session_calls_max)",
+                retry_after_s=host.admission.retry_after_s(count),
+            )
+            host.refuse(call, self, error)
+            return
+        active = host.submit(call, self, now_ms)
         if active is not None:
             self.calls[call.id] = active
 
@@ -212,6 +246,7 @@ class Session:
                     batch, unsent = _cut(unsent)
                     await self._context.write(server_frame(batch))
                     self.unsent_bytes -= sum(map(size_of, batch))
+                    self._room.set()
             self._room.set()
 
     def _hang_up(self) -> None:

@@ -18,7 +18,11 @@ class Limits:
     open_calls_max: int = knob(50_000, "calls that have no final answer yet", "calls", 1, 10**7)
     open_bytes_max: int = knob(256 * 2**20, "bytes of these calls", "bytes", 2**20, 2**40)
     session_calls_max: int = knob(
-        8_192, "unfinished calls of one client; more are not read from it", "calls", 1, 10**6
+        8_192,
+        "unfinished calls of one client; more have to wait, and are refused where none ends",
+        "calls",
+        1,
+        10**6,
     )
     session_bytes_max: int = knob(
         4 * 2**20,

@@ -2,7 +2,9 @@
 
 A session reads bytes and hands them to the core; what a client may hold here is bounded: unfinished
 calls and answers that it has not taken. Above a bound it is not read until it has taken some, so a
-slow reader slows itself, nobody else; one that does not read at all is hung up on.
+slow reader slows itself, nobody else; one that does not read at all is hung up on. Where too many
+calls are unfinished that wait is short, and then more calls are refused: what the open ones wait for
+(credit, a cancel) may stand behind them.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 SERVICES = ("roost.v1.Objects", "roost.v1.Admin", "roost.v1.Map")
 BACKLOG_MAX = 20_000  # messages that a node has not taken; then no client is read
 POLL_S = 0.01
+PATIENCE_S = 0.25  # for a client's calls to end, before more of them are refused
 
 Raw = grpc.aio.ServicerContext[bytes, bytes]
 Invoking = grpc.aio.ServicerContext[objects_pb2.InvokeRequest, Awaitable[objects_pb2.InvokeReply]]
@@ -94,15 +97,26 @@ class Session:
             take_client_frame(raw, client, router.core, router.table, router.now_ms())
             if self.goodbye:
                 self._event.set()  # it may have taken its last call back
-            while (
-                len(client.calls) >= limits.session_calls_max
-                or client.unread_bytes >= limits.session_bytes_max
-            ):
+            while client.unread_bytes >= limits.session_bytes_max:
                 self._room.clear()
                 await self._room.wait()
+            await self._may_take_calls(limits.session_calls_max)
             while (behind := router.behind(BACKLOG_MAX)) is not None:
                 behind.room.clear()
                 await behind.room.wait()
+
+    async def _may_take_calls(self, most: int) -> None:
+        client = self.client
+        if len(client.calls) < most:
+            client.calls_max = None
+        elif client.calls_max is None:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    while len(client.calls) >= most:
+                        self._room.clear()
+                        await self._room.wait()
+            except TimeoutError:
+                client.calls_max = most
 
     async def _write(self) -> None:
         client = self.client

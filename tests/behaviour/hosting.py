@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Inbox:
 
     def taken(self, call_id: int, active: ActiveCall) -> None:
         """It does not cancel."""
+
+    def room(self) -> Awaitable[None] | None:
+        return None
 
     @property
     def replies(self) -> dict[int, Reply]:

@@ -23,6 +23,8 @@ from roost.cluster.ids import request_id
 from roost.v1 import objects_pb2, objects_pb2_grpc
 
 APP = """
+from collections.abc import AsyncIterator
+
 from roost import DurableObject
 
 class Counter(DurableObject):
@@ -34,7 +36,17 @@ class Counter(DurableObject):
 
     async def big(self) -> bytes:
         return b"x" * 1_000_000
+
+    async def endless(self, size: int = 0) -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * size
+
+    async def endless_writes(self) -> AsyncIterator[int]:
+        while True:
+            self.count += 1
+            yield self.count
 """
+ENDLESS = 2**32 - 1  # items for which a reader says that it has room
 PAGE = 4096
 
 
@@ -234,6 +246,76 @@ def test_a_reader_that_never_reads_fills_nothing(server: Server) -> None:
             stream.cancel()
 
     asyncio.run(scenario())
+
+
+@contextlib.asynccontextmanager
+async def streaming(server: Server, *calls: objects_pb2.Call) -> AsyncIterator[Any]:
+    """A session with these calls; whether it is read is up to the test."""
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stream = objects_pb2_grpc.ObjectsStub(channel).Session()
+        await stream.write(HELLO)
+        await stream.read()
+        await stream.write(objects_pb2.ClientFrame(calls=calls))
+        yield stream
+        stream.cancel()
+
+
+def endless_calls() -> list[objects_pb2.Call]:
+    sizes = [b"\x81\xa4size" + size for size in (b"\x00", b"\xce\x00\x01\x86\xa0")]
+    calls = [
+        call(number, method="endless", key=f"{number}", credit=ENDLESS, arguments=size)
+        for number, size in enumerate(sizes, 1)
+    ]
+    return [*calls, call(3, method="endless_writes", key="3", credit=ENDLESS)]
+
+
+def test_credit_without_end_fills_nothing_and_starves_nobody(server: Server) -> None:
+    async def scenario() -> None:
+        await server.answers()
+        before = server.resident()
+        async with streaming(server, *endless_calls()) as stream:
+            for _ in range(5):
+                await server.answers()
+            assert server.resident() - before < 200 * 2**20
+            got: dict[int, int] = {}
+            while len(got) < 3 or min(got.values()) < 100:  # who reads, goes on getting
+                for item in (await stream.read()).items:
+                    got[item.id] = got.get(item.id, 0) + 1
+        await server.answers()
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_others_go_on_beside_slow_readers(server: Server) -> None:
+    async def beside_them() -> float:
+        async def read_slowly(stream: Any) -> None:
+            while True:
+                await stream.read()
+                await asyncio.sleep(0.1)
+
+        big = [call(number, method="big", key=f"{number % 50}") for number in range(200)]
+        async with (
+            streaming(server, *big),  # never read
+            streaming(server, *endless_calls()) as slow,
+        ):
+            reader = asyncio.ensure_future(read_slowly(slow))
+            await server.answers()  # until then the node has sent what it could
+            took = await server.answers()
+            reader.cancel()
+        return took
+
+    async def scenario() -> None:
+        ratios: list[float] = []
+        for _ in range(6):  # other programs disturb one measurement, not all
+            alone = await server.answers()
+            took = await beside_them()
+            alone = max(alone, await server.answers())
+            ratios.append(took / alone)
+            if ratios[-1] < 2:
+                return
+        raise AssertionError(f"latency beside slow readers, relative to without: {ratios}")
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def test_one_frame_of_calls_with_large_answers_fills_nothing(server: Server) -> None:

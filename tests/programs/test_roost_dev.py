@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -246,8 +247,7 @@ def test_metrics_and_json_logs(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
         assert {line["message"] for line in lines} >= {"serving", "metrics"}
         address = next(line["address"] for line in lines if line["message"] == "metrics")
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
+        text = scraped(address)
         for name in (
             'roost_calls_total{status="OK"} 1.0', 'roost_rejections_total{reason="UnknownMethodError"} 1.0',
             "roost_call_seconds_count 1.0", "roost_mailbox_depth_bucket", "roost_activations 1.0",
@@ -255,6 +255,29 @@ def test_metrics_and_json_logs(tmp_path: Path) -> None:
             "roost_dedup_hits_total 0.0",
         ):  # fmt: skip
             assert name in text, name
+
+
+def scraped(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_metrics_count_calls_that_were_answered_from_a_record(tmp_path: Path) -> None:
+    async def same_call(server: Dev, rid: UUID) -> int:
+        async with roost.connect(f"127.0.0.1:{server.port}", connect_timeout=20.0) as cluster:
+            counter = cluster.object("Counter", "c")
+            return int(await roost.options(counter, request_id=rid).increment())
+
+    with dev(tmp_path) as server:
+        rid = roost.new_request_id()
+        assert asyncio.run(same_call(server, rid)) == 1
+        server.stop()
+        server.start()  # another process: it has nothing but what is on the disk
+        assert asyncio.run(same_call(server, rid)) == 1
+        address = server.wait(r"metrics .*address=(\S+)")
+        assert "roost_dedup_hits_total 1.0" in scraped(address)
+        assert asyncio.run(same_call(server, rid)) == 1
+        assert "roost_dedup_hits_total 2.0" in scraped(address)
 
 
 def test_settings_come_from_flags_environment_and_a_file(tmp_path: Path) -> None:

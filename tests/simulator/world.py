@@ -306,5 +306,8 @@ class _Connection:
     def taken(self, call_id: int, active: ActiveCall) -> None:
         self.calls[call_id] = active
 
+    def room(self) -> None:
+        """The client's credit bounds what it is sent."""
+
     def send(self, message: ToClient) -> None:
         self._link.deliver(message, self._number, self.incarnation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Awaitable
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +29,9 @@ class Sink(Protocol):
     def taken(self, call_id: int, active: ActiveCall) -> None:
         """A call that was kept back, or went to another activation, is this one now."""
 
+    def room(self) -> Awaitable[None] | None:
+        """None: a stream may go on sending. Else it may be asked again after this."""
+
 
 class Waiter:
     """A `Sink` for one call: the future of its reply."""
@@ -47,6 +51,9 @@ class Waiter:
         """Cancelling goes to it now."""
         self.active = active
 
+    def room(self) -> None:
+        """Items are dropped."""
+
 
 class NoSink:
     """For calls that nobody waits for."""
@@ -56,6 +63,9 @@ class NoSink:
 
     def taken(self, call_id: int, active: ActiveCall) -> None:
         """Nobody cancels it."""
+
+    def room(self) -> None:
+        """Items are dropped."""
 
 
 class Kind(enum.Enum):

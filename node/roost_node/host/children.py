@@ -249,6 +249,9 @@ class _Inbox:
     def taken(self, call_id: int, active: ActiveCall) -> None:
         self.active = active
 
+    def room(self) -> None:
+        """What it has room for is its credit."""
+
     def send(self, message: ToClient) -> None:
         self._messages.append(message)
         if self._waiter is not None and not self._waiter.done():

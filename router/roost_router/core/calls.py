@@ -99,11 +99,12 @@ class Stub:
 class Client(Line):
     """One session of a caller."""
 
-    __slots__ = ("calls", "is_gone", "refused", "share", "stubs", "unread_bytes")
+    __slots__ = ("calls", "calls_max", "is_gone", "refused", "share", "stubs", "unread_bytes")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         super().__init__(wake)
         self.calls: dict[int, Forwarded] = {}
+        self.calls_max: int | None = None  # more are refused
         self.stubs: dict[int, Stub] = {}
         self.refused: dict[int, int] = {}  # by stub: the lowest sequence that there was no room for
         self.share = Share()

@@ -92,7 +92,14 @@ class Forwarder:
         if call.id in client.calls:
             return  # an id names one attempt: this client counts wrong
         size = call.size_bytes
-        why = self._admission.refusal(client.share, size)
+        most = client.calls_max
+        if most is not None and len(client.calls) >= most:
+            why: str | None = (
+                f"this session has {len(client.calls)} unfinished calls, at most {most} "
+                f"(session_calls_max)"
+            )
+        else:
+            why = self._admission.refusal(client.share, size)
         if client.refused and why is None and not client.may_come(call.stub_id, call.sequence):
             why = "an earlier call of this stub was refused"
         if why is not None:
