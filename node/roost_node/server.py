@@ -70,7 +70,7 @@ from roost_node.view import Alone, ClusterView
 
 log = logging.getLogger(__name__)
 
-CALLS_AT_ONCE = 64  # taken from a frame before the loop gets a turn
+CALLS_AT_ONCE = 32  # taken from a frame before the loop gets a turn
 PATIENCE_S = 0.25  # for a session's calls to end, before more of them are refused
 SERVICES = ("roost.v1.Objects", "roost.v1.Admin", "roost.v1.Map")
 
