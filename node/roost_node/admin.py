@@ -60,6 +60,15 @@ class Admin(RescueServicer):
             calls_running=status.calls_running,
             calls_queued=status.calls_queued,
             shards=status.shards,
+            behind=[
+                admin_pb2.LearnerBehind(
+                    shard=one.shard,
+                    store_id=one.store,
+                    entries=one.entries,
+                    entries_per_s=one.entries_per_s,
+                )
+                for one in self._node.host.ownership.behind()
+            ],
         )
 
     async def ListObjects(

@@ -49,6 +49,7 @@ class Operators:
             calls_running=sum(reply.calls_running for reply in found),
             calls_queued=sum(reply.calls_queued for reply in found),
             shards=table.map.shape.shards,
+            behind=[one for reply in found for one in reply.behind],
         )
 
     async def list_objects(

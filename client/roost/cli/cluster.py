@@ -69,11 +69,28 @@ def status(address: str, timeout: float, as_json: bool) -> None:
     click.echo(f"\n{found.shards} shards: {', '.join(states)}")
     for store, count in found.waits_for.items():
         click.echo(f"{count} wait for store {store}")
+    for line in _catching_up(own.behind):
+        click.echo(line)
     click.echo(
         f"cluster {found.cluster_id}, {found.replicas} copies of each shard;"
         f" {own.activations} live objects, {own.calls_running} open calls,"
         f" {own.calls_queued} ready; classes: {', '.join(own.classes)}"
     )
+
+
+def _catching_up(behind: Iterable[admin_pb2.LearnerBehind]) -> Iterable[str]:
+    """A line for each store that gets copies: how much is missing, how fast it comes, how long that takes."""
+    stores: dict[str, list[admin_pb2.LearnerBehind]] = {}
+    for one in behind:
+        stores.setdefault(one.store_id, []).append(one)
+    for store, learning in sorted(stores.items()):
+        missing = sum(one.entries for one in learning)
+        rate = sum(one.entries_per_s for one in learning)
+        left = f"about {missing / rate:,.0f} s left" if rate >= 1 else "snapshots, or waiting"
+        yield (
+            f"store {short(store)} is catching up with {len(learning)} shards:"
+            f" {missing:,} entries missing, {rate:,.0f}/s, {left}"
+        )
 
 
 def _notes(node: admin_pb2.NodeInfo) -> Iterable[str]:

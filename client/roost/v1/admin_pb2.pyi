@@ -47,6 +47,7 @@ class StatusReply(_message.Message):
     CALLS_RUNNING_FIELD_NUMBER: _builtins.int
     CALLS_QUEUED_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
     store_id: _builtins.str
     cluster_id: _builtins.str
     build: _builtins.str
@@ -58,6 +59,10 @@ class StatusReply(_message.Message):
     shards: _builtins.int
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def behind(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearnerBehind]:
+        """learners of the shards that the node owns"""
+
     def __init__(
         self,
         *,
@@ -71,14 +76,45 @@ class StatusReply(_message.Message):
         calls_running: _builtins.int = ...,
         calls_queued: _builtins.int = ...,
         shards: _builtins.int = ...,
+        behind: _abc.Iterable[Global___LearnerBehind] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "build", b"build", "calls_queued", b"calls_queued", "calls_running", b"calls_running", "classes", b"classes", "cluster_id", b"cluster_id", "server_time_ms", b"server_time_ms", "shards", b"shards", "started_ms", b"started_ms", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "behind", b"behind", "build", b"build", "calls_queued", b"calls_queued", "calls_running", b"calls_running", "classes", b"classes", "cluster_id", b"cluster_id", "server_time_ms", b"server_time_ms", "shards", b"shards", "started_ms", b"started_ms", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class LearnerBehind(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    ENTRIES_PER_S_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    store_id: _builtins.str
+    entries: _builtins.int
+    """that it lacks; with a snapshot under way, all"""
+    entries_per_s: _builtins.float
+    """that came in the last seconds"""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        store_id: _builtins.str = ...,
+        entries: _builtins.int = ...,
+        entries_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "entries_per_s", b"entries_per_s", "shard", b"shard", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LearnerBehind: _TypeAlias = LearnerBehind  # noqa: Y015
 
 @_typing.final
 class ListObjectsRequest(_message.Message):

@@ -45,6 +45,15 @@ class ShardState(enum.StrEnum):
     IN_SYNC = "in sync"
 
 
+class Behind(msgspec.Struct, frozen=True):
+    """A learner, as its shard's owner sees it."""
+
+    shard: ShardId
+    store: StoreId
+    entries: int  # that it has not acknowledged; with a snapshot under way, all
+    entries_per_s: float  # that it has acknowledged lately
+
+
 class NodeView(msgspec.Struct, frozen=True):
     """One store."""
 

@@ -7,11 +7,12 @@ follows the owner by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from roost.cluster.ids import ShardId
 from roost_node.core.log import Head
+from roost_node.core.overview import Behind
 from roost_node.core.rescue import Copy
 from roost_node.host.shard import Shard
 from roost_node.storage import layout, records
@@ -31,6 +32,9 @@ class Ownership(Protocol):
 
     def copies(self) -> Mapping[ShardId, Copy]:
         """What the disk holds of shards that have copies elsewhere."""
+
+    def behind(self) -> Sequence[Behind]:
+        """Learners of shards that are owned here."""
 
     def generation(self) -> int:
         """The highest of the cluster that the disk has seen; 0: it is in none."""
@@ -65,6 +69,10 @@ class Alone:
     def copies(self) -> Mapping[ShardId, Copy]:
         """There is no elsewhere."""
         return {}
+
+    def behind(self) -> Sequence[Behind]:
+        """There are none."""
+        return ()
 
     def generation(self) -> int:
         """It is in no cluster."""

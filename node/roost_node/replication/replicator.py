@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from roost.cluster.ids import ShardId
 from roost.errors import NotOwnerError, UnavailableError
 from roost_node.core.log import Entry, Head, Op, Rows
+from roost_node.core.overview import Behind
 from roost_node.core.record import Epoch, Map, SessionId, StoreId, Versioned
 from roost_node.core.replication import effects, trimming
 from roost_node.core.replication.follower import Kept
@@ -37,6 +38,7 @@ from roost_node.core.rescue import Copy
 from roost_node.host.host import Host
 from roost_node.host.shard import Shard
 from roost_node.replication.bodies import decode_entry, encode_entry, merged
+from roost_node.replication.catching_up import CatchingUp
 from roost_node.replication.generation import read_generation
 from roost_node.replication.handoff import quiesce
 from roost_node.replication.peers import Peers
@@ -96,6 +98,7 @@ class Replicator:
         self._to_apply: dict[ShardId, int] = {}  # committed up to here
         self._confirming: dict[ShardId, tuple[int, int]] = {}  # R4: token, how many outputs
         self._trim_at = 0.0
+        self._catching_up = CatchingUp(replicas)
         self._map: Map | None = None
 
     # -- what the host asks (`Ownership`) --------------------------------------------------
@@ -119,6 +122,10 @@ class Replicator:
             end = kept.shape.end if is_whole else 0
             found[shard] = Copy(kept.seen, kept.shape.last_epoch, end, members)
         return found
+
+    def behind(self) -> Sequence[Behind]:
+        """Learners of shards that we own."""
+        return self._catching_up.behind()
 
     def generation(self) -> int:
         """The cluster's, as it is on our disk."""
@@ -481,6 +488,7 @@ class Replicator:
             if self._loop.time() >= self._trim_at:
                 self._trim_at = self._loop.time() + TRIM_EVERY_S
                 self._trim()
+                self._catching_up.look(self._loop.time())
             self._carry_out_or_die()
 
     def _uncovered(self, shard: Shard) -> None:
