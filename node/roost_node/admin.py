@@ -8,7 +8,7 @@ written down in the coordination store: the controller acts on it, and nodes tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 import grpc
 import grpc.aio
@@ -29,15 +29,17 @@ from roost_node.host import catalog
 from roost_node.host.explain import explain
 from roost_node.node import Node
 from roost_node.rescue import RescueServicer
+from roost_node.storage.sizes import Sizes
 from roost_node.view import ClusterView
 
 
 class Admin(RescueServicer):
     """The service of operators."""
 
-    def __init__(self, node: Node, view: ClusterView) -> None:
+    def __init__(self, node: Node, view: ClusterView, sizes: Sizes) -> None:
         super().__init__(node, view)
         self._node = node
+        self._sizes = sizes
         self._view = view
 
     async def Status(
@@ -185,6 +187,7 @@ class Admin(RescueServicer):
                 found,
                 {store_of(text, found) for text in request.drain},
                 frozenset(store_of(text, found) for text in request.without),
+                self._sizes(),
             )
         except RoostError as error:
             await abort(context, error)
@@ -259,7 +262,12 @@ class Admin(RescueServicer):
         return reply
 
 
-def _supposed(found: Map, drained: set[StoreId], gone: frozenset[StoreId]) -> Situation:
+def _supposed(
+    found: Map,
+    drained: set[StoreId],
+    gone: frozenset[StoreId],
+    sizes: Mapping[ShardId, int],
+) -> Situation:
     """As if some stores were drained, and others never came back."""
     places = places_now(found, gone) | {
         store: Place(Standing.DRAINING, place.zone, place.weight)
@@ -267,7 +275,7 @@ def _supposed(found: Map, drained: set[StoreId], gone: frozenset[StoreId]) -> Si
         if store in drained and place.standing not in (Standing.AWAY, Standing.GONE)
     }
     sessions = {store: info for store, info in found.sessions.items() if store not in gone}
-    return Situation(msgspec.structs.replace(found, sessions=sessions), places)
+    return Situation(msgspec.structs.replace(found, sessions=sessions), places, dict(sizes))
 
 
 def _node(node: NodeView) -> admin_pb2.NodeInfo:

@@ -53,6 +53,7 @@ from roost_node.storage import layout
 from roost_node.storage.directory import MARK
 from roost_node.storage.replica_log import ReplicaLog
 from roost_node.storage.rocks import RocksStore
+from roost_node.storage.sizes import ShardSizes
 from roost_node.supervisor_line import NodeEnd
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,14 @@ class Member:
         self._neighbours = Neighbours(self._addresses)
         host.children.elsewhere = self._neighbours
         self.peer_server = PeerServer(self._peers)
-        self._controller = Controller(self._coordinator, boot_ms, self._believed.generation)
+        self.sizes = ShardSizes(
+            store,
+            lambda: [shard for shard, kept in self.replicas.kept.items() if kept.shape.end],
+            asyncio.get_running_loop().time,
+        )
+        self._controller = Controller(
+            self._coordinator, boot_ms, self._believed.generation, sizes=self.sizes
+        )
         self._map = ShardMap(Shape(store.cluster_id, HASH_NAME, store.seed, store.shards))
         return self
 

@@ -121,6 +121,7 @@ async def _serve(
             insecure=config.insecure,
             advertise=config.advertise,
             view=coordinator,
+            sizes=member.sizes if member is not None else dict,
         )
         if member is not None:
             server.serve_peers(member.peer_server)

@@ -66,6 +66,7 @@ from roost_node.admin import Admin
 from roost_node.host.call import ActiveCall, Cancelled, Waiter
 from roost_node.node import Node
 from roost_node.replication.peer_server import PeerServer
+from roost_node.storage.sizes import Sizes
 from roost_node.view import Alone, ClusterView
 
 log = logging.getLogger(__name__)
@@ -384,8 +385,9 @@ class Server:
         insecure: bool = False,
         advertise: str = "",
         view: ClusterView | None = None,
+        sizes: Sizes = dict,
     ) -> None:
-        """`view`: of the cluster that the node is in."""
+        """`view`: of the cluster that the node is in. `sizes`: bytes of shards, for plans."""
         self._node = node
         self._advertise = advertise
         self._objects = Objects(node, trusted=is_loopback(host))
@@ -395,7 +397,7 @@ class Server:
         self._server = grpc.aio.server(options=OPTIONS)
         objects_pb2_grpc.add_ObjectsServicer_to_server(self._objects, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(
-            Admin(node, view or Alone(node, self.advertised)), self._server
+            Admin(node, view or Alone(node, self.advertised), sizes), self._server
         )
         self._map = MapService()
         shard_map_pb2_grpc.add_MapServicer_to_server(self._map, self._server)

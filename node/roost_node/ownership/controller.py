@@ -24,10 +24,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from roost.cluster.ids import ShardId
 from roost_node.core.placement.allowance import Allowance
 from roost_node.core.placement.bundles import Bundle, bundled
 from roost_node.core.placement.deposing import whom_to_depose
@@ -54,6 +53,7 @@ from roost_node.ownership.coordinator import (
     SessionGoneError,
     UnansweredError,
 )
+from roost_node.storage.sizes import Sizes
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,6 @@ AT_ONCE = 16
 """Transactions under way, when a bundle has to be carried out one by one."""
 
 Planner = Callable[[Situation, Budgets], Awaitable[tuple[Change, ...]]]
-Sizes = Callable[[], Mapping[ShardId, int]]
 
 
 @dataclass(frozen=True, slots=True)

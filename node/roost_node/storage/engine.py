@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from roost_node.core.log import DeleteRange, Op
+
+
+class TableFile(msgspec.Struct, frozen=True):
+    """One sorted file."""
+
+    size_bytes: int
+    first: int  # shard of its first key
+    last: int
 
 
 class Store(Protocol):
@@ -42,5 +52,11 @@ class Store(Protocol):
     def total_bytes(self) -> int:
         """Size of the disk; 0: not known."""
 
+    def table_files(self) -> list[TableFile]:
+        """Sorted files, and which shards they reach over."""
 
-__all__ = ["DeleteRange", "Op", "Store"]
+    def memory_bytes(self) -> int:
+        """Rows that are in no file yet."""
+
+
+__all__ = ["DeleteRange", "Op", "Store", "TableFile"]

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from roost_node.core.log import DeleteRange, Op
+from roost_node.storage.engine import TableFile
 
 
 class MemoryStore:
@@ -79,6 +80,14 @@ class MemoryStore:
     def total_bytes(self) -> int:
         """Not known."""
         return 0
+
+    def table_files(self) -> list[TableFile]:
+        """There are none."""
+        return []
+
+    def memory_bytes(self) -> int:
+        """All of them."""
+        return sum(len(key) + len(row) for key, row in self._rows.items())
 
 
 def _apply(batch: Sequence[Op], rows: dict[bytes, bytes], keys: list[bytes]) -> None:

@@ -31,6 +31,7 @@ from roost.errors import CorruptionError, StoreError
 from roost_node.core.log import DeleteRange, Op
 from roost_node.storage.directory import DATABASE, DURABLE, Directory, sync_directory
 from roost_node.storage.durable import DurableMark
+from roost_node.storage.engine import TableFile
 from roost_node.storage.verify import check_row
 
 MEMTABLE_BYTES = 8 * 2**20  # it fits the cache: a call's rows go in in 3.4 us, in 6.1 at 32 MiB
@@ -263,6 +264,21 @@ class RocksStore:
         """Size of the disk."""
         disk = os.statvfs(self.path)
         return disk.f_blocks * disk.f_frsize
+
+    def table_files(self) -> list[TableFile]:
+        """Sorted files, and which shards they reach over."""
+        return [
+            TableFile(
+                int(one["size"]),
+                int.from_bytes(one["start_key"][:2], "big"),
+                int.from_bytes(one["end_key"][:2], "big"),
+            )
+            for one in self._database.live_files()
+        ]
+
+    def memory_bytes(self) -> int:
+        """Rows that are in no file yet."""
+        return self._database.property_int_value("rocksdb.cur-size-all-mem-tables") or 0
 
     def _unreadable(self, error: Exception, key: bytes) -> CorruptionError | StoreError:
         if isinstance(error, DbClosedError):
