@@ -10,6 +10,7 @@ import pytest
 from simulator.whole_run import play
 from simulator.workload import HURRY_S
 
+pytestmark = pytest.mark.timeout(1200)  # some tens of seconds of CPU, on a busy machine
 PART = 12
 """A run here costs as much as that many of the other simulations."""
 

@@ -1,0 +1,96 @@
+"""Rules broken on purpose: the simulation of the whole cluster must notice each of these, too.
+
+The many others are broken in the simulations of the parts; here are those that tie the parts together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from roost.wire.messages import NO_EFFECT, ErrorInfo, Status
+from roost_node.core.log import Op
+from roost_node.core.replication import effects
+from roost_node.core.replication.messages import LogEntry
+from roost_node.core.replication.owner import Owner
+from roost_node.replication import replicator as replicator_module
+from roost_node.replication.bodies import merged
+from roost_node.replication.replicator import Replicator
+from roost_node.storage import layout
+from roost_router.frames import PlainWords
+from simulator.history import ViolationError
+from simulator.whole_run import play
+
+pytestmark = pytest.mark.timeout(1200)  # some tens of seconds of CPU, on a busy machine
+SEEDS_MAX = 150
+
+
+def commit_on_own_disk(patch: pytest.MonkeyPatch) -> None:
+    """R1: a reply leaves when the owner's own disk has its entry."""
+
+    def advance(self: Owner) -> None:
+        if self.durable > self.commit:
+            self.commit = self.durable
+            self._node.emit(effects.Commit(self.shard, self.durable))
+            self._node.must_send(self.shard)
+
+    patch.setattr(Owner, "_advance", advance)
+
+
+def no_promise_wait(patch: pytest.MonkeyPatch) -> None:
+    """P4, P5: a promoted replica serves at once."""
+    patch.setattr(Owner, "has_waited", lambda self, now_ms: True)
+
+
+def dedup_not_replicated(patch: pytest.MonkeyPatch) -> None:
+    """L5: the records of calls stay with the owner that answered."""
+    apply = Replicator._apply
+
+    def apply_without(self: Replicator) -> None:
+        ours = {shard.to_bytes(2, "big") for shard in self._shards}
+
+        def without(entries: Iterable[LogEntry]) -> list[Op]:
+            return [
+                op
+                for op in merged(entries)
+                if not isinstance(op, tuple) or op[0][2:3] != layout.DEDUP or op[0][:2] in ours
+            ]
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(replicator_module, "merged", without)
+            apply(self)
+
+    patch.setattr(Replicator, "_apply", apply_without)
+
+
+def router_says_no(patch: pytest.MonkeyPatch) -> None:
+    """A router's final word is "nothing happened", although an attempt may be under way."""
+    reply = PlainWords.reply
+
+    def no(self: PlainWords, status: Status, info: ErrorInfo) -> bytes:
+        return reply(self, status, ErrorInfo(info.message, NO_EFFECT, info.type))
+
+    patch.setattr(PlainWords, "reply", no)
+
+
+VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    commit_on_own_disk,
+    no_promise_wait,
+    dedup_not_replicated,
+    router_says_no,
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
+def test_a_broken_variant_is_caught(
+    variant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant(monkeypatch)
+    for seed in range(SEEDS_MAX):
+        try:
+            play(seed)
+        except (ViolationError, AssertionError) as violation:  # or the program noticed by itself
+            print(f"{variant.__name__}: caught by seed {seed}: {str(violation)[:200]}")
+            return
+    pytest.fail(f"{variant.__name__} was not caught: the simulation is not good enough")
