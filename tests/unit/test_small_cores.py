@@ -105,6 +105,14 @@ def test_the_search_for_the_coldest_is_bounded_and_goes_on_where_it_ended() -> N
     assert ring.coldest(1, 4) == [members[5]]
 
 
+def test_all_may_leave_where_more_are_asked_for_than_there_are() -> None:
+    ring: EvictionRing[Member] = EvictionRing()
+    members = [Member(n) for n in range(3)]
+    for member in members:
+        ring.add(member)
+    assert ring.coldest(500, 2000) == members
+
+
 def test_the_ring_forgets_what_is_gone() -> None:
     ring: EvictionRing[Member] = EvictionRing()
     member = Member(0)

@@ -63,7 +63,7 @@ class EvictionRing(Generic[MemberT]):
         """
         leaving: list[MemberT] = []
         for _ in range(min(steps_max, 2 * len(self._ring))):  # twice round: the second chance
-            if len(leaving) >= count:
+            if len(leaving) >= count or not self._ring:
                 break
             member, seen_ms = self._ring.popitem(last=False)
             if member.may_leave and member.used_ms == seen_ms:
