@@ -21,6 +21,7 @@ from roost.errors import RoostError
 from roost_node.cluster import Member, cluster_store
 from roost_node.config import NodeConfig
 from roost_node.host.loader import Application, LoadError
+from roost_node.host.memory import return_large_blocks
 from roost_node.node import Node
 from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_settings import etcd_options
@@ -67,6 +68,7 @@ def run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_YOUNG_MAX, 20, 20)
+    return_large_blocks()
     try:
         uvloop.run(_serve(config, application, classes, supervisor, reload=reload))
     except RoostError as error:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Histogram:
     """Counts by power of two: bucket n holds values below 2**n units."""
 
+    small_values = ("counts", "total")
     __slots__ = ("counts", "total", "unit")
 
     def __init__(self, unit: float, buckets: int = 32) -> None:
@@ -42,6 +43,8 @@ class Histogram:
 class Telemetry:
     """What one node counts."""
 
+    small_values = ("ended", "activations_started", "activations_evicted")
+
     def __init__(self) -> None:
         self.ended = [0] * 256  # calls, by status
         self.rejections: dict[str, int] = {}  # by reason
@@ -57,6 +60,10 @@ class Telemetry:
         self.resets = 0
         self.effect_warnings = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+
+    def parts(self) -> tuple[Telemetry | Histogram, ...]:
+        """What holds the counts (`core/repack.py`)."""
+        return (self, *(part for part in vars(self).values() if isinstance(part, Histogram)))
 
     def reject(self, reason: str) -> None:
         """A call was refused."""

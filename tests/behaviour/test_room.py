@@ -14,6 +14,7 @@ from roost.client import Cluster
 from roost_node.embedded import Embedded
 from roost_node.host.keeper import Keeper
 from roost_node.host.loader import specs_of
+from roost_node.host.memory import Memory
 from roost_node.node import Node
 
 SIZE = 50_000
@@ -33,6 +34,14 @@ class Blob(DurableObject):
     async def hold(self, seconds: float) -> int:
         await asyncio.sleep(seconds)
         return len(self.data)
+
+
+class Number(DurableObject, idle_after=0.01):
+    value: int = 0
+
+    async def add(self) -> int:
+        self.value += 1
+        return self.value
 
 
 class Watched(Blob):
@@ -95,6 +104,28 @@ def test_one_more_object_comes_in_while_all_others_are_busy(run: Run) -> None:
         await asyncio.gather(*busy, return_exceptions=True)
 
     run(scenario, Blob, activations_max=1)
+
+
+def test_calls_go_on_after_memory_was_given_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    give_back = Memory.give_back
+
+    def counted(memory: Memory, left: int) -> None:
+        give_back(memory, left)
+        given.append(left)
+
+    monkeypatch.setattr(Memory, "give_back", counted)
+    monkeypatch.setattr("roost_node.host.keeper.TRIM_LAST", 5)
+
+    async def scenario(cluster: Cluster) -> None:
+        numbers = [cluster.object(Number, f"{number}") for number in range(20)]
+        for round_ in range(1, 4):
+            seen = len(given)
+            assert await asyncio.gather(*(number.add() for number in numbers)) == [round_] * 20
+            while (await cluster.status()).activations or len(given) == seen:
+                await asyncio.sleep(0.02)
+
+    run(scenario, Number)
 
 
 def test_short_of_memory_only_live_objects_are_served(

@@ -113,6 +113,16 @@ def test_all_may_leave_where_more_are_asked_for_than_there_are() -> None:
     assert ring.coldest(500, 2000) == members
 
 
+def test_a_ring_that_is_made_anew_keeps_its_order() -> None:
+    ring: EvictionRing[Member] = EvictionRing()
+    members = [Member(n) for n in range(10)]
+    for member in members:
+        ring.add(member)
+    ring.remove(members[0])
+    ring.repack()
+    assert ring.coldest(3, 100) == members[1:4]
+
+
 def test_the_ring_forgets_what_is_gone() -> None:
     ring: EvictionRing[Member] = EvictionRing()
     member = Member(0)

@@ -16,6 +16,7 @@ RETRY_AFTER_S_UNKNOWN = 0.05  # nothing has been finished lately
 class Admission:
     """Counts what is open and decides on what comes."""
 
+    small_values = ("finished", "_finished_seen", "_rate", "_tick_ms")
     __slots__ = (
         "_finished_seen",
         "_rate",

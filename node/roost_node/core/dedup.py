@@ -57,6 +57,7 @@ def droppable_before(log_time_ms: int) -> int:
 class Kept:
     """Bytes of the records that one shard keeps, by the minute under which they are filed; bounded."""
 
+    small_values = ("size_bytes", "_by_minute")
     __slots__ = ("_by_minute", "bytes_max", "size_bytes")
 
     def __init__(self, bytes_max: int) -> None:
@@ -73,11 +74,6 @@ class Kept:
         """Every bucket below `minute` was deleted: it gives its bytes back."""
         for filed in [filed for filed in self._by_minute if filed < minute]:
             self.size_bytes -= self._by_minute.pop(filed)
-
-    def repack(self) -> None:
-        """See `Shard.repack`."""
-        self.size_bytes = ~~self.size_bytes
-        self._by_minute = {~~minute: ~~size for minute, size in self._by_minute.items()}
 
     @property
     def is_full(self) -> bool:

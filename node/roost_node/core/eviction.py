@@ -43,6 +43,10 @@ class EvictionRing(Generic[MemberT]):
         """It has left memory."""
         self._ring.pop(member, None)
 
+    def repack(self) -> None:
+        """Take no more room than its members need; it stays as large as it ever was otherwise."""
+        self._ring = OrderedDict(self._ring)
+
     def __len__(self) -> int:
         return len(self._ring)
 

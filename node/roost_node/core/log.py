@@ -72,6 +72,7 @@ class LogClock:
     after opening, log time first goes on from where it stood, and joins the clock a window later.
     """
 
+    small_values = ("_last_ms",)
     __slots__ = ("_lag_ms", "_lag_until_ms", "_last_ms")
 
     def __init__(self, last_ms: int, now_ms: int, window_ms: int = DEDUP_WINDOW_MS) -> None:
@@ -86,20 +87,17 @@ class LogClock:
             self._last_ms = log_ms
         return self._last_ms
 
-    def repack(self) -> None:
-        """See `Shard.repack`."""
-        self._last_ms = ~~self._last_ms
-
 
 class ShardLog:
     """Appended and committed entries of one shard under one epoch."""
 
+    small_values = ("last", "committed", "_hash")
     __slots__ = (
-        "_clock",
         "_groups",
         "_hash",
         "_previous_epoch",
         "_uncommitted",
+        "clock",
         "committed",
         "epoch",
         "last",
@@ -113,13 +111,13 @@ class ShardLog:
         self.committed = head.index
         self._previous_epoch = head.epoch
         self._hash = head.hash
-        self._clock = LogClock(head.log_time_ms, now_ms)
+        self.clock = LogClock(head.log_time_ms, now_ms)
         self._uncommitted: list[Entry] = []
         self._groups: dict[bytes, Group] = {}
 
     def time_ms(self, now_ms: int) -> int:
         """The shard's log time."""
-        return self._clock.read(now_ms)
+        return self.clock.read(now_ms)
 
     def append(
         self, group: bytes, rows: Rows, now_ms: int, ranges: Sequence[DeleteRange] = ()
@@ -145,7 +143,7 @@ class ShardLog:
             index,
             self._previous_epoch,
             running,
-            self._clock.read(now_ms),
+            self.clock.read(now_ms),
             group,
             rows,
             ranges,
@@ -174,7 +172,7 @@ class ShardLog:
                 self._groups[entry.group] = Group(entry.index, entry.rows, entry.ranges)
             else:
                 younger.add(entry)
-            self._clock = LogClock(entry.log_time_ms, now_ms)  # it never runs back (L5)
+            self.clock = LogClock(entry.log_time_ms, now_ms)  # it never runs back (L5)
 
     def uncommitted(self, index: int) -> list[Entry]:
         """Entries up to `index` that are not in the state yet, oldest first."""
@@ -202,11 +200,6 @@ class ShardLog:
                 del groups[entry.group]
             elif younger.is_long:
                 younger.forget([e for e in uncommitted if e.group == entry.group])
-
-    def repack(self) -> None:
-        """See `Shard.repack`."""
-        self.last, self.committed, self._hash = ~~self.last, ~~self.committed, bytes([*self._hash])
-        self._clock.repack()
 
     def group(self, group: bytes) -> Group | None:
         """What `group` wrote that may not be in the state yet."""

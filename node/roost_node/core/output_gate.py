@@ -32,6 +32,7 @@ def always_covered() -> bool:
 class OutputGate(Generic[OutputT]):
     """Outputs of one shard that wait for an index of its log."""
 
+    small_values = ("_committed",)
     __slots__ = ("_closed", "_committed", "_held", "_in_order", "_is_covered", "_uncovered")
 
     def __init__(
@@ -88,10 +89,6 @@ class OutputGate(Generic[OutputT]):
             else:
                 self._uncovered.append(output)
         return released
-
-    def repack(self) -> None:
-        """See `Shard.repack`."""
-        self._committed = ~~self._committed
 
     def on_covered(self, count: int | None = None) -> list[OutputT]:
         """Cover is back, or a read of the record served instead for the first `count` of them (R4)."""

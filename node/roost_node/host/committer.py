@@ -57,6 +57,8 @@ def size_of(item: Item) -> int:
 class Committer:
     """Gathers entries, makes them durable in batches, reports them to their shards."""
 
+    small_values = ("_started", "backlog_bytes")
+
     def __init__(
         self,
         store: Store,

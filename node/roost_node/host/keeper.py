@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roost.errors import CorruptionError
 from roost_node.core.dedup import droppable_before
 from roost_node.core.log import DeleteRange
+from roost_node.host.memory import Memory
 from roost_node.storage import layout
 
 if TYPE_CHECKING:
@@ -48,10 +45,11 @@ class Keeper:
         self._host = host
         self._evicted = 0
         self._evicted_before = 0
+        self._more_left = False  # memory was given back, and more have left since or may yet
         self._sweep_at = 0
         self._uncounted: list[Shard] = []  # shards that have kept records before
         self._statm = Path("/proc/self/statm")
-        self._trim = _malloc_trim()
+        self._memory = Memory(host)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -103,16 +101,25 @@ class Keeper:
         for activation in host.ring.idle(now_ms, EVICT_STEPS):
             host.objects.deactivate(activation, "idle")
             self._evicted += 1
-        many = self._evicted >= TRIM_AFTER
-        if self._evicted >= TRIM_LAST:
-            many = many or self._evicted == self._evicted_before  # the last of them have left
+        self._give_back()
+
+    @property
+    def owes_memory(self) -> bool:
+        """Objects have left since memory was given back last."""
+        return self._evicted > 0
+
+    def _give_back(self) -> None:
+        """When many have left, and once more when the last of them have."""
+        at_rest = self._evicted == self._evicted_before
         self._evicted_before = self._evicted
-        if many and not host.workers.ready:
-            self._evicted = self._evicted_before = 0
-            _forget_spares()
-            for shard in host.objects.shards():
-                shard.repack()
-            self._trim()
+        enough = TRIM_AFTER
+        if at_rest:
+            enough = 1 if self._more_left else TRIM_LAST
+        if self._evicted < enough or self._host.workers.ready:
+            return
+        self._memory.give_back(self._evicted)
+        self._evicted = self._evicted_before = 0
+        self._more_left = not at_rest
 
     def _watch_memory(self) -> None:
         host = self._host
@@ -123,7 +130,7 @@ class Keeper:
         if resident > 0.9 * limit:
             for activation in host.ring.coldest(EVICT_BATCH, EVICT_STEPS):
                 host.objects.deactivate(activation, "memory")
-            self._trim()
+            self._memory.trim()
             resident = self.resident_bytes()
         if resident > 0.9 * limit:
             host.refuse_cold = (
@@ -197,27 +204,3 @@ class Keeper:
     def opened(self, shard: Shard) -> None:
         """A shard was opened: what it kept before is to be counted."""
         self._uncounted.append(shard)
-
-
-def _forget_spares() -> None:
-    """Drop what Python keeps in case it is needed: spare tuples and lists, names of attributes.
-
-    Each lies where it was last used, and keeps a whole MiB from being given back. Only a full
-    collection drops the spares; it takes no time, because everything is set aside while it runs.
-    """
-    if not gc.get_freeze_count():  # else an owner of this process has set things aside for good
-        gc.freeze()
-        gc.collect()
-        gc.unfreeze()
-    clear = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
-    clear()
-
-
-def _malloc_trim() -> Callable[[], object]:
-    """Give freed memory back to the system; the allocator keeps it otherwise."""
-    libc = ctypes.CDLL(None)
-    trim = getattr(libc, "malloc_trim", None)
-    if trim is None:
-        return lambda: None
-    trim.argtypes = [ctypes.c_size_t]
-    return lambda: trim(0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from roost_node.core.dedup import Kept
 from roost_node.core.log import NOT_HERE, Entry, Head, Rows, ShardLog
 from roost_node.core.output_gate import OutputGate, always_covered
+from roost_node.core.repack import Part
 from roost_node.host.call import Output
 from roost_node.storage import layout
 from roost_node.storage.engine import Store
@@ -33,6 +34,7 @@ class Replica(Protocol):
 class Shard:
     """A shard that this node owns, under one epoch."""
 
+    small_values = ("swept_minute",)
     __slots__ = (
         "_latency",
         "_store",
@@ -121,16 +123,9 @@ class Shard:
                 return count
         return 0
 
-    def repack(self) -> None:
-        """Make the shard's small values anew, all at one time, so that they lie side by side.
-
-        Each call leaves a few behind (an index, a hash, a time), wherever there was room just then,
-        and Python gives memory back only by the whole MiB: measured, after 30,000 objects had left,
-        one or two such values kept each of 65 MiB from being given back.
-        """
-        self.swept_minute = ~~self.swept_minute
-        for part in (self.log, self.gate, self.kept):
-            part.repack()
+    def parts(self) -> tuple[Part, ...]:
+        """What holds its small values."""
+        return (self, self.log, self.log.clock, self.gate, self.kept)
 
     def close(self) -> None:
         """Let go of the store."""
