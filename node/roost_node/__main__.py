@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.util
 import logging
 import os
 import sys
@@ -24,6 +25,11 @@ from roost_node.host.loader import Application, LoadError
 from roost_node.ownership.etcd_settings import etcd_options
 from roost_node.supervisor_line import NodeEnd
 from roost_node.up import up
+
+# Asked here, because a node's own parts are imported late: where only the client was installed, these
+# commands are not there, and `roost` says what to install.
+if importlib.util.find_spec("rocksdict") is None:
+    raise ModuleNotFoundError("there is no RocksDB here", name="rocksdict")
 
 HIDDEN = frozenset({"limits", "check_effects", "data"})
 
