@@ -9,10 +9,13 @@ from roost_node.host.host import Host
 from roost_node.host.shard import Shard
 
 POLL_S = 0.002
+OUTPUTS_S = (
+    1.0  # for what calls have said to be committed and covered: it could not leave afterwards
+)
 
 
 async def quiesce(host: Host, shard: Shard) -> None:
-    """Let running calls end within the grace period, then cancel them; let every object leave.
+    """Let running calls end within the grace period, then cancel them; let every object leave, and every answer.
 
     No new call is taken meanwhile (`Shard.refusal`), but for those that running ones make.
     """
@@ -34,4 +37,7 @@ async def quiesce(host: Host, shard: Shard) -> None:
             host.deactivate(activation, "handoff")
     end = host.loop.time() + host.limits.hook_s
     while live and host.loop.time() < end:
+        await asyncio.sleep(POLL_S)
+    end = host.loop.time() + OUTPUTS_S
+    while shard.gate.waiting_count() and host.loop.time() < end:
         await asyncio.sleep(POLL_S)
