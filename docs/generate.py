@@ -157,7 +157,9 @@ def problems() -> list[str]:
         if fill(path.name, path.read_text()) != path.read_text()
     ]
     rows = re.findall(
-        r"^\| (?:[A-Z]\d.*?|callers' order|took effect) \| `(\w+)` \|", (HERE / "TESTING.md").read_text(), re.M
+        r"^\| (?:[A-Z]\d.*?|callers' order|took effect) \| `(\w+)` \|",
+        (HERE / "TESTING.md").read_text(),
+        re.M,
     )
     found += [
         f"docs/TESTING.md: the table of broken versions and tests/simulation differ in {name}"
