@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from roost.cluster.ids import ShardId
+from roost.v1 import replication_pb2
 from roost_node.core.record import FORMAT_LEVEL, ClusterConfig, How, SessionInfo, ShardRecord
+from roost_node.core.replication.messages import HandedOver
 from roost_node.ownership.keys import decode
+from roost_node.replication import translate
 
 
 def test_records_of_the_first_build_are_read_with_what_was_added_since_left_empty() -> None:
@@ -36,3 +42,16 @@ def test_fields_of_a_newer_build_are_passed_over() -> None:
         SessionInfo,
     )
     assert session.format_level == 7
+
+
+def test_a_record_that_is_handed_over_says_all_that_it_says_in_etcd() -> None:
+    values = {
+        "epoch": 4, "owner": "a", "session": 9, "how": "handoff", "in_sync": ["a", "b"],
+        "learners": ["c"], "previous": 8, "target": "d", "nonce": 17, "reborn": 3, "given_up_ms": 5,
+    }  # fmt: skip
+    assert set(values) == {field.name for field in msgspec.structs.fields(ShardRecord)}
+    record = msgspec.convert(values, ShardRecord)
+    said = translate._handed_over(HandedOver(ShardId(7), record.epoch, 99, record))
+    assert isinstance(said, replication_pb2.OwnerMessage)
+    heard = translate._read_handed_over(said.handed_over)
+    assert heard == HandedOver(ShardId(7), record.epoch, 99, record)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aroost/v1/replication.proto\x12\x08roost.v1\"[\n\nOwnerFrame\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x14.roost.v1.OwnerHello\x12(\n\x08messages\x18\x02 \x03(\x0b\x32\x16.roost.v1.OwnerMessage\"h\n\rFollowerFrame\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.roost.v1.FollowerWelcome\x12+\n\x08messages\x18\x02 \x03(\x0b\x32\x19.roost.v1.FollowerMessage\"|\n\nOwnerHello\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\x12\n\ncluster_id\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x14\n\x0cwire_version\x18\x05 \x01(\r\x12\x10\n\x08to_store\x18\x06 \x01(\t\"6\n\x0f\x46ollowerWelcome\x12\r\n\x05store\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\"\xec\x08\n\x0cOwnerMessage\x12\x33\n\x08register\x18\x01 \x01(\x0b\x32\x1f.roost.v1.OwnerMessage.RegisterH\x00\x12\x35\n\theartbeat\x18\x02 \x01(\x0b\x32 .roost.v1.OwnerMessage.HeartbeatH\x00\x12/\n\x06\x61ppend\x18\x03 \x01(\x0b\x32\x1d.roost.v1.OwnerMessage.AppendH\x00\x12-\n\x05\x66\x65tch\x18\x04 \x01(\x0b\x32\x1c.roost.v1.OwnerMessage.FetchH\x00\x12>\n\x0esnapshot_begin\x18\x05 \x01(\x0b\x32$.roost.v1.OwnerMessage.SnapshotBeginH\x00\x12<\n\rsnapshot_rows\x18\x06 \x01(\x0b\x32#.roost.v1.OwnerMessage.SnapshotRowsH\x00\x12:\n\x0csnapshot_end\x18\x07 \x01(\x0b\x32\".roost.v1.OwnerMessage.SnapshotEndH\x00\x12\x38\n\x0bhanded_over\x18\x08 \x01(\x0b\x32!.roost.v1.OwnerMessage.HandedOverH\x00\x1a(\n\x08Register\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x1a\x1b\n\tHeartbeat\x12\x0e\n\x06number\x18\x01 \x01(\x04\x1a\x8b\x01\n\x06\x41ppend\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_index\x18\x03 \x01(\x04\x12\x16\n\x0eprevious_epoch\x18\x04 \x01(\x04\x12#\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x12.roost.v1.LogEntry\x12\x0e\n\x06\x63ommit\x18\x06 \x01(\x04\x1a\x34\n\x05\x46\x65tch\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\x1a^\n\rSnapshotBegin\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12!\n\x05shape\x18\x03 \x01(\x0b\x32\x12.roost.v1.LogShape\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x1aI\n\x0cSnapshotRows\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1b\n\x04rows\x18\x03 \x03(\x0b\x32\r.roost.v1.Row\x1a+\n\x0bSnapshotEnd\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x1a\xb0\x01\n\nHandedOver\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0f\n\x07session\x18\x05 \x01(\x03\x12\x10\n\x08previous\x18\x06 \x01(\x03\x12\x0f\n\x07in_sync\x18\x07 \x03(\t\x12\x10\n\x08learners\x18\x08 \x03(\t\x12\x0e\n\x06target\x18\t \x01(\t\x12\r\n\x05nonce\x18\n \x01(\x04\x42\x06\n\x04kind\"\xfa\x05\n\x0f\x46ollowerMessage\x12:\n\nregistered\x18\x01 \x01(\x0b\x32$.roost.v1.FollowerMessage.RegisteredH\x00\x12\x34\n\x07refused\x18\x02 \x01(\x0b\x32!.roost.v1.FollowerMessage.RefusedH\x00\x12?\n\rheartbeat_ack\x18\x03 \x01(\x0b\x32&.roost.v1.FollowerMessage.HeartbeatAckH\x00\x12\x36\n\x08\x61ppended\x18\x04 \x01(\x0b\x32\".roost.v1.FollowerMessage.AppendedH\x00\x12\x36\n\x08mismatch\x18\x05 \x01(\x0b\x32\".roost.v1.FollowerMessage.MismatchH\x00\x12\x34\n\x07\x66\x65tched\x18\x06 \x01(\x0b\x32!.roost.v1.FollowerMessage.FetchedH\x00\x1aM\n\nRegistered\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12!\n\x05shape\x18\x03 \x01(\x0b\x32\x12.roost.v1.LogShape\x1a\x35\n\x07Refused\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04seen\x18\x03 \x01(\x04\x1a\x1e\n\x0cHeartbeatAck\x12\x0e\n\x06number\x18\x01 \x01(\x04\x1a\x45\n\x08\x41ppended\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x1aK\n\x08Mismatch\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12!\n\x05shape\x18\x03 \x01(\x0b\x32\x12.roost.v1.LogShape\x1aL\n\x07\x46\x65tched\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12#\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x12.roost.v1.LogEntryB\x06\n\x04kind\"q\n\x08LogEntry\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_epoch\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x12\x13\n\x0blog_time_ms\x18\x05 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\"K\n\x08LogShape\x12$\n\x06starts\x18\x01 \x03(\x0b\x32\x14.roost.v1.EpochStart\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x04\"*\n\nEpochStart\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\"!\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x32J\n\x0bReplication\x12;\n\x06\x46ollow\x12\x14.roost.v1.OwnerFrame\x1a\x17.roost.v1.FollowerFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aroost/v1/replication.proto\x12\x08roost.v1\"[\n\nOwnerFrame\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x14.roost.v1.OwnerHello\x12(\n\x08messages\x18\x02 \x03(\x0b\x32\x16.roost.v1.OwnerMessage\"h\n\rFollowerFrame\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.roost.v1.FollowerWelcome\x12+\n\x08messages\x18\x02 \x03(\x0b\x32\x19.roost.v1.FollowerMessage\"|\n\nOwnerHello\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\x12\n\ncluster_id\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x14\n\x0cwire_version\x18\x05 \x01(\r\x12\x10\n\x08to_store\x18\x06 \x01(\t\"6\n\x0f\x46ollowerWelcome\x12\r\n\x05store\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\"\x91\t\n\x0cOwnerMessage\x12\x33\n\x08register\x18\x01 \x01(\x0b\x32\x1f.roost.v1.OwnerMessage.RegisterH\x00\x12\x35\n\theartbeat\x18\x02 \x01(\x0b\x32 .roost.v1.OwnerMessage.HeartbeatH\x00\x12/\n\x06\x61ppend\x18\x03 \x01(\x0b\x32\x1d.roost.v1.OwnerMessage.AppendH\x00\x12-\n\x05\x66\x65tch\x18\x04 \x01(\x0b\x32\x1c.roost.v1.OwnerMessage.FetchH\x00\x12>\n\x0esnapshot_begin\x18\x05 \x01(\x0b\x32$.roost.v1.OwnerMessage.SnapshotBeginH\x00\x12<\n\rsnapshot_rows\x18\x06 \x01(\x0b\x32#.roost.v1.OwnerMessage.SnapshotRowsH\x00\x12:\n\x0csnapshot_end\x18\x07 \x01(\x0b\x32\".roost.v1.OwnerMessage.SnapshotEndH\x00\x12\x38\n\x0bhanded_over\x18\x08 \x01(\x0b\x32!.roost.v1.OwnerMessage.HandedOverH\x00\x1a(\n\x08Register\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x1a\x1b\n\tHeartbeat\x12\x0e\n\x06number\x18\x01 \x01(\x04\x1a\x8b\x01\n\x06\x41ppend\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_index\x18\x03 \x01(\x04\x12\x16\n\x0eprevious_epoch\x18\x04 \x01(\x04\x12#\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x12.roost.v1.LogEntry\x12\x0e\n\x06\x63ommit\x18\x06 \x01(\x04\x1a\x34\n\x05\x46\x65tch\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\x1a^\n\rSnapshotBegin\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12!\n\x05shape\x18\x03 \x01(\x0b\x32\x12.roost.v1.LogShape\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x1aI\n\x0cSnapshotRows\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1b\n\x04rows\x18\x03 \x03(\x0b\x32\r.roost.v1.Row\x1a+\n\x0bSnapshotEnd\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x1a\xd5\x01\n\nHandedOver\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0f\n\x07session\x18\x05 \x01(\x03\x12\x10\n\x08previous\x18\x06 \x01(\x03\x12\x0f\n\x07in_sync\x18\x07 \x03(\t\x12\x10\n\x08learners\x18\x08 \x03(\t\x12\x0e\n\x06target\x18\t \x01(\t\x12\r\n\x05nonce\x18\n \x01(\x04\x12\x0e\n\x06reborn\x18\x0b \x01(\x04\x12\x13\n\x0bgiven_up_ms\x18\x0c \x01(\x04\x42\x06\n\x04kind\"\xfa\x05\n\x0f\x46ollowerMessage\x12:\n\nregistered\x18\x01 \x01(\x0b\x32$.roost.v1.FollowerMessage.RegisteredH\x00\x12\x34\n\x07refused\x18\x02 \x01(\x0b\x32!.roost.v1.FollowerMessage.RefusedH\x00\x12?\n\rheartbeat_ack\x18\x03 \x01(\x0b\x32&.roost.v1.FollowerMessage.HeartbeatAckH\x00\x12\x36\n\x08\x61ppended\x18\x04 \x01(\x0b\x32\".roost.v1.FollowerMessage.AppendedH\x00\x12\x36\n\x08mismatch\x18\x05 \x01(\x0b\x32\".roost.v1.FollowerMessage.MismatchH\x00\x12\x34\n\x07\x66\x65tched\x18\x06 \x01(\x0b\x32!.roost.v1.FollowerMessage.FetchedH\x00\x1aM\n\nRegistered\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12!\n\x05shape\x18\x03 \x01(\x0b\x32\x12.roost.v1.LogShape\x1a\x35\n\x07Refused\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04seen\x18\x03 \x01(\x04\x1a\x1e\n\x0cHeartbeatAck\x12\x0e\n\x06number\x18\x01 \x01(\x04\x1a\x45\n\x08\x41ppended\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x1aK\n\x08Mismatch\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12!\n\x05shape\x18\x03 \x01(\x0b\x32\x12.roost.v1.LogShape\x1aL\n\x07\x46\x65tched\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12#\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x12.roost.v1.LogEntryB\x06\n\x04kind\"q\n\x08LogEntry\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_epoch\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x12\x13\n\x0blog_time_ms\x18\x05 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\"K\n\x08LogShape\x12$\n\x06starts\x18\x01 \x03(\x0b\x32\x14.roost.v1.EpochStart\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x04\"*\n\nEpochStart\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\"!\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x32J\n\x0bReplication\x12;\n\x06\x46ollow\x12\x14.roost.v1.OwnerFrame\x1a\x17.roost.v1.FollowerFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +40,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLLOWERWELCOME']._serialized_start=365
   _globals['_FOLLOWERWELCOME']._serialized_end=419
   _globals['_OWNERMESSAGE']._serialized_start=422
-  _globals['_OWNERMESSAGE']._serialized_end=1554
+  _globals['_OWNERMESSAGE']._serialized_end=1591
   _globals['_OWNERMESSAGE_REGISTER']._serialized_start=886
   _globals['_OWNERMESSAGE_REGISTER']._serialized_end=926
   _globals['_OWNERMESSAGE_HEARTBEAT']._serialized_start=928
@@ -56,29 +56,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OWNERMESSAGE_SNAPSHOTEND']._serialized_start=1324
   _globals['_OWNERMESSAGE_SNAPSHOTEND']._serialized_end=1367
   _globals['_OWNERMESSAGE_HANDEDOVER']._serialized_start=1370
-  _globals['_OWNERMESSAGE_HANDEDOVER']._serialized_end=1546
-  _globals['_FOLLOWERMESSAGE']._serialized_start=1557
-  _globals['_FOLLOWERMESSAGE']._serialized_end=2319
-  _globals['_FOLLOWERMESSAGE_REGISTERED']._serialized_start=1921
-  _globals['_FOLLOWERMESSAGE_REGISTERED']._serialized_end=1998
-  _globals['_FOLLOWERMESSAGE_REFUSED']._serialized_start=2000
-  _globals['_FOLLOWERMESSAGE_REFUSED']._serialized_end=2053
-  _globals['_FOLLOWERMESSAGE_HEARTBEATACK']._serialized_start=2055
-  _globals['_FOLLOWERMESSAGE_HEARTBEATACK']._serialized_end=2085
-  _globals['_FOLLOWERMESSAGE_APPENDED']._serialized_start=2087
-  _globals['_FOLLOWERMESSAGE_APPENDED']._serialized_end=2156
-  _globals['_FOLLOWERMESSAGE_MISMATCH']._serialized_start=2158
-  _globals['_FOLLOWERMESSAGE_MISMATCH']._serialized_end=2233
-  _globals['_FOLLOWERMESSAGE_FETCHED']._serialized_start=2235
-  _globals['_FOLLOWERMESSAGE_FETCHED']._serialized_end=2311
-  _globals['_LOGENTRY']._serialized_start=2321
-  _globals['_LOGENTRY']._serialized_end=2434
-  _globals['_LOGSHAPE']._serialized_start=2436
-  _globals['_LOGSHAPE']._serialized_end=2511
-  _globals['_EPOCHSTART']._serialized_start=2513
-  _globals['_EPOCHSTART']._serialized_end=2555
-  _globals['_ROW']._serialized_start=2557
-  _globals['_ROW']._serialized_end=2590
-  _globals['_REPLICATION']._serialized_start=2592
-  _globals['_REPLICATION']._serialized_end=2666
+  _globals['_OWNERMESSAGE_HANDEDOVER']._serialized_end=1583
+  _globals['_FOLLOWERMESSAGE']._serialized_start=1594
+  _globals['_FOLLOWERMESSAGE']._serialized_end=2356
+  _globals['_FOLLOWERMESSAGE_REGISTERED']._serialized_start=1958
+  _globals['_FOLLOWERMESSAGE_REGISTERED']._serialized_end=2035
+  _globals['_FOLLOWERMESSAGE_REFUSED']._serialized_start=2037
+  _globals['_FOLLOWERMESSAGE_REFUSED']._serialized_end=2090
+  _globals['_FOLLOWERMESSAGE_HEARTBEATACK']._serialized_start=2092
+  _globals['_FOLLOWERMESSAGE_HEARTBEATACK']._serialized_end=2122
+  _globals['_FOLLOWERMESSAGE_APPENDED']._serialized_start=2124
+  _globals['_FOLLOWERMESSAGE_APPENDED']._serialized_end=2193
+  _globals['_FOLLOWERMESSAGE_MISMATCH']._serialized_start=2195
+  _globals['_FOLLOWERMESSAGE_MISMATCH']._serialized_end=2270
+  _globals['_FOLLOWERMESSAGE_FETCHED']._serialized_start=2272
+  _globals['_FOLLOWERMESSAGE_FETCHED']._serialized_end=2348
+  _globals['_LOGENTRY']._serialized_start=2358
+  _globals['_LOGENTRY']._serialized_end=2471
+  _globals['_LOGSHAPE']._serialized_start=2473
+  _globals['_LOGSHAPE']._serialized_end=2548
+  _globals['_EPOCHSTART']._serialized_start=2550
+  _globals['_EPOCHSTART']._serialized_end=2592
+  _globals['_ROW']._serialized_start=2594
+  _globals['_ROW']._serialized_end=2627
+  _globals['_REPLICATION']._serialized_start=2629
+  _globals['_REPLICATION']._serialized_end=2703
 # @@protoc_insertion_point(module_scope)

@@ -361,6 +361,8 @@ class OwnerMessage(_message.Message):
         LEARNERS_FIELD_NUMBER: _builtins.int
         TARGET_FIELD_NUMBER: _builtins.int
         NONCE_FIELD_NUMBER: _builtins.int
+        REBORN_FIELD_NUMBER: _builtins.int
+        GIVEN_UP_MS_FIELD_NUMBER: _builtins.int
         shard: _builtins.int
         revision: _builtins.int
         """of the record's key in the coordination store"""
@@ -371,6 +373,8 @@ class OwnerMessage(_message.Message):
         previous: _builtins.int
         target: _builtins.str
         nonce: _builtins.int
+        reborn: _builtins.int
+        given_up_ms: _builtins.int
         @_builtins.property
         def in_sync(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
         @_builtins.property
@@ -388,10 +392,12 @@ class OwnerMessage(_message.Message):
             learners: _abc.Iterable[_builtins.str] | None = ...,
             target: _builtins.str = ...,
             nonce: _builtins.int = ...,
+            reborn: _builtins.int = ...,
+            given_up_ms: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "in_sync", b"in_sync", "learners", b"learners", "nonce", b"nonce", "owner", b"owner", "previous", b"previous", "revision", b"revision", "session", b"session", "shard", b"shard", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "given_up_ms", b"given_up_ms", "in_sync", b"in_sync", "learners", b"learners", "nonce", b"nonce", "owner", b"owner", "previous", b"previous", "reborn", b"reborn", "revision", b"revision", "session", b"session", "shard", b"shard", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

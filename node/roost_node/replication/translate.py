@@ -204,6 +204,8 @@ def _handed_over(message: HandedOver) -> Message:
             learners=record.learners,
             target=record.target,
             nonce=record.nonce,
+            reborn=record.reborn,
+            given_up_ms=record.given_up_ms,
         )
     )
 
@@ -219,6 +221,8 @@ def _read_handed_over(message: pb.OwnerMessage.HandedOver) -> HandedOver:
         SessionId(message.previous),
         StoreId(message.target),
         message.nonce,
+        Epoch(message.reborn),
+        message.given_up_ms,
     )
     return HandedOver(ShardId(message.shard), record.epoch, message.revision, record)
 
