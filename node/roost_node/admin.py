@@ -19,7 +19,14 @@ from roost.adapters.translate import info_to_pb
 from roost.cluster.ids import ShardId, check_key, shard_of
 from roost.errors import InvalidArgumentError, RoostError
 from roost.v1 import admin_pb2
-from roost_node.core.overview import NodeView, ShardView, overview, places_now, store_of
+from roost_node.core.overview import (
+    NodeView,
+    ShardView,
+    overview,
+    places_now,
+    state_of,
+    store_of,
+)
 from roost_node.core.placement.plan import Situation
 from roost_node.core.placement.preview import Preview, preview
 from roost_node.core.placement.roster import Place, Standing
@@ -165,13 +172,14 @@ class Admin(RescueServicer):
         try:
             found = await self._view.read()
             store = store_of(request.store_id, found) if request.store_id else None
+            state = state_of(request.state) if request.state else None
         except RoostError as error:
             await abort(context, error)
         return admin_pb2.ShardsReply(
             shards=[
                 _shard(view)
                 for view in overview(found, None).shards
-                if request.state in ("", view.state) and (store is None or view.concerns(store))
+                if state in (None, view.state) and (store is None or view.concerns(store))
             ]
         )
 

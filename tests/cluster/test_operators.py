@@ -110,7 +110,11 @@ def test_an_operator_sees_the_cluster_drains_a_node_and_moves_a_shard(tmp_path: 
 
         done = command(processes, "router", "drain", "nobody")
         assert done.returncode == 1
-        assert "no stores are called 'nobody'" in done.stderr
+        assert "no store is called 'nobody'" in done.stderr
+        assert f"{d['store_id']} ({d['address']})" in done.stderr, "whom one may name"
+        done = command(processes, "router", "shards", "--state", "waitng")
+        assert done.returncode == 1
+        assert "never 'waitng': they are waiting, " in done.stderr
         assert command(processes, "router", "move", "99", d["store_id"]).returncode == 1
 
         survivors = {node(name)["store_id"] for name in "cd"}

@@ -8,7 +8,7 @@ import pytest
 from planning.town import Town
 from roost.cluster.ids import ShardId
 from roost.errors import InvalidArgumentError
-from roost_node.core.overview import ShardState, alone, overview, places_now, store_of
+from roost_node.core.overview import ShardState, alone, overview, places_now, state_of, store_of
 from roost_node.core.placement.roster import Standing
 from roost_node.core.record import (
     NO_SESSION,
@@ -124,5 +124,11 @@ def test_stores_are_called_by_id_by_its_beginning_or_by_address() -> None:
     assert store_of("ab12", found) == "ab12", "a whole id is not the beginning of another"
     assert store_of("h:2", found) == "ab1234"
     for wrong in ("ab", "", "zz"):
-        with pytest.raises(InvalidArgumentError, match=r"ab12, ab1234"):
+        with pytest.raises(InvalidArgumentError, match=r"ab12 \(h:1\), ab1234 \(h:2\)"):
             store_of(wrong, found)
+
+
+def test_an_unknown_state_is_refused_with_those_that_there_are() -> None:
+    assert state_of("in sync") is ShardState.IN_SYNC
+    with pytest.raises(InvalidArgumentError, match=r"waiting, failing over, .*, in sync"):
+        state_of("in-sync")

@@ -299,6 +299,11 @@ def batches(messages: list[ToServer]) -> list[list[ToServer]]:
     return cut
 
 
+def said_by_roost(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a server answered, and refused: not whether none could be reached."""
+    return any(key == STATUS_HEADER for key, _ in error.trailing_metadata() or ())
+
+
 def error_of(error: grpc.aio.AioRpcError) -> RoostError:
     """The Roost error behind a failed unary call."""
     for key, value in error.trailing_metadata() or ():

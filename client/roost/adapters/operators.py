@@ -9,7 +9,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from roost.adapters.channel import OPTIONS, error_of
+from roost.adapters.channel import OPTIONS, error_of, said_by_roost
 from roost.errors import UnavailableError
 from roost.v1 import admin_pb2_grpc
 
@@ -36,6 +36,11 @@ async def ask(
                     return await request(stub, max(end - loop.time(), 0.001))
                 except grpc.aio.AioRpcError as error:
                     failure = error_of(error)
+                    if error.code() is grpc.StatusCode.UNAVAILABLE and not said_by_roost(error):
+                        failure = UnavailableError(
+                            f"no server answers ({address}: {failure}): is it running, and is the "
+                            f"address right?"
+                        )
             if not isinstance(failure, UnavailableError):
                 raise failure
         if loop.time() + PAUSE_S > end:

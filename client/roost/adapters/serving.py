@@ -68,9 +68,10 @@ def listen(server: grpc.aio.Server, host: str, port: int) -> int:
     """Add the port. Raises RoostError when the address cannot be had."""
     try:
         return server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError as error:
+    except RuntimeError:  # it says no more than that
         raise RoostError(
-            f"cannot listen on {host}:{port}: is another server running there? ({error})"
+            f"cannot listen on {host}:{port}: is another server running there, or is the address "
+            f"not one of this machine?"
         ) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -69,7 +69,8 @@ def status(address: str, timeout: float, as_json: bool) -> None:
     click.echo(f"\n{found.shards} shards: {', '.join(states)}")
     for store, count in found.waits_for.items():
         click.echo(f"{count} wait for store {store}")
-    for line in _catching_up(own.behind):
+    away = {node.store_id for node in found.nodes if node.standing == "away"}
+    for line in _catching_up(own.behind, away):
         click.echo(line)
     click.echo(
         f"cluster {found.cluster_id}, {found.replicas} copies of each shard;"
@@ -78,13 +79,18 @@ def status(address: str, timeout: float, as_json: bool) -> None:
     )
 
 
-def _catching_up(behind: Iterable[admin_pb2.LearnerBehind]) -> Iterable[str]:
+def _catching_up(
+    behind: Iterable[admin_pb2.LearnerBehind], away: Container[str] = ()
+) -> Iterable[str]:
     """A line for each store that gets copies: how much is missing, how fast it comes, how long that takes."""
     stores: dict[str, list[admin_pb2.LearnerBehind]] = {}
     for one in behind:
         stores.setdefault(one.store_id, []).append(one)
     for store, learning in sorted(stores.items()):
         missing = sum(one.entries for one in learning)
+        if store in away:
+            yield f"store {short(store)} is away: {missing:,} entries of {len(learning)} shards behind"
+            continue
         rate = sum(one.entries_per_s for one in learning)
         left = f"about {missing / rate:,.0f} s left" if rate >= 1 else "snapshots, or waiting"
         yield (
@@ -200,7 +206,18 @@ def plan(
     if len(found.moves) > MOVES_SHOWN:
         click.echo(f"and {len(found.moves) - MOVES_SHOWN} more: --json shows all")
     if found.waiting:
-        click.echo(f"wait for a store to come back: {', '.join(map(str, found.waiting))}")
+        click.echo(f"wait for a store to come back: {_ranges(found.waiting)}")
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Ascending numbers, as in 0-3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 @click.command()
@@ -233,7 +250,7 @@ def move(
 ) -> None:
     """Have a shard owned by a store, as long as that one lives."""
     if (store is None) is not off:
-        raise click.UsageError("give a STORE, or --off")
+        raise click.UsageError("give a STORE, or --off without one")
     request = admin_pb2.MoveRequest(shard=shard, store_id=store or "")
     found = get(address, timeout, lambda s, t: s.Move(request, timeout=t))
     if as_json:

@@ -153,10 +153,22 @@ def store_of(text: str, found: Map) -> StoreId:
     if StoreId(text) in places:
         named = [StoreId(text)]
     if len(named) != 1:
+        at = {store: f" ({info.address})" for store, info in found.sessions.items()}
         raise InvalidArgumentError(
-            f"{len(named) or 'no'} stores are called {text!r}: there is {', '.join(places)}"
+            f"{f'{len(named)} stores are' if named else 'no store is'} called {text!r}: there is "
+            f"{', '.join(store + at.get(store, '') for store in places)}"
         )
     return named[0]
+
+
+def state_of(text: str) -> ShardState:
+    """The state that an operator means. Raises InvalidArgumentError, with those that there are."""
+    try:
+        return ShardState(text)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"shards are never {text!r}: they are {', '.join(ShardState)}"
+        ) from None
 
 
 def _shard(found: Map, places: dict[StoreId, Place], shard: ShardId) -> ShardView:
