@@ -235,6 +235,37 @@ def test_an_owner_whose_log_ends_before_the_others_begin_steps_down() -> None:
     assert SHARD not in node.replicas.owners
 
 
+PARTED = Shape(((Epoch(1), 1), (Epoch(2), 10)), 12)
+"""The log of a disk that has lost its last writes, as it was before an owner cut it at 9."""
+
+TRIMMED = Shape(((Epoch(1), 1), (Epoch(3), 10)), 20, 11)
+"""The log as it went on: where the two part is in the state only."""
+
+
+def test_an_owner_whose_log_parts_from_the_others_before_they_begin_steps_down() -> None:
+    node = Node()
+    node.shapes = {B: TRIMMED, C: TRIMMED.cut(19)}
+    node.replicas.kept_of(SHARD).shape = PARTED
+    node.news(msgspec.structs.replace(OURS, epoch=Epoch(4), how=How.FAILOVER), 5)
+    asked = [o for o in node.done if isinstance(o, effects.ToPeer) and isinstance(o.message, Fetch)]
+    assert asked == [], "what would come does not follow our log, however often we ask"
+    assert (node.proposed().owner, node.proposed().learners) == (B, (A,))
+
+
+def test_a_learner_whose_log_parts_from_ours_before_it_begins_is_fed_a_snapshot() -> None:
+    node = Node()
+    node.shapes = {C: PARTED}
+    node.replicas.kept_of(SHARD).shape = TRIMMED
+    handed = msgspec.structs.replace(
+        OURS, epoch=Epoch(4), how=How.HANDOFF, in_sync=(A, B), learners=(C,)
+    )
+    node.news(handed, 5)
+    node.tick()
+    assert effects.SendSnapshot(C, SHARD, Epoch(4)) in node.done
+    sent = [o for o in node.done if isinstance(o, effects.SendEntries) and o.peer == C]
+    assert sent == [], "it would say each time that they do not follow its log"
+
+
 def test_entries_that_were_dropped_meanwhile_are_answered_with_the_log_as_it_is() -> None:
     node = Node()
     shape = Shape(((Epoch(1), 1),), 300, 200)

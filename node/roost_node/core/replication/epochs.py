@@ -66,9 +66,11 @@ class Shape(msgspec.Struct, frozen=True, array_like=True):
 
 
 def agreement(mine: Shape, other: Shape) -> int:
-    """The index of the last entry that both logs have; 0 where there is none.
+    """The index of the last entry that both logs have; 0 where there is none that can be named.
 
-    Everything up to a `base` is committed, hence in both logs, if both are that long.
+    Everything up to a `base` is committed, hence in both logs, if both are that long. But a disk may have
+    lost what it had acknowledged and kept what stood there before: then the entries at the `base` differ,
+    and where the logs part is in a state only.
     """
     index = min(mine.end, other.end)
     floor = min(index, max(mine.base, other.base))
@@ -78,4 +80,7 @@ def agreement(mine: Shape, other: Shape) -> int:
             return index
         shape, epoch = (mine, a) if a > b else (other, b)
         index = next(first for e, first in shape.starts if e == epoch) - 1
+    is_known = floor >= mine.base and floor >= other.base
+    if is_known and mine.epoch_at(floor) != other.epoch_at(floor):
+        return 0
     return max(index, floor)

@@ -5,8 +5,9 @@ have dropped a synced tail without a word, and then ours is not what it was when
 set. So all members that can be reached are asked, and the longest log is adopted before anything of
 the new epoch is written.
 
-A log that ends before the longest one begins (its owner dropped what is in its state) cannot be
-mended by entries. Such a store has lost so much that it must not own the shard: it steps down.
+A log that ends before the longest one begins (its owner dropped what is in its state), or that has parted
+from it before, cannot be mended by entries. Such a store has lost so much that it must not own the
+shard: it steps down.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import enum
 from collections.abc import Iterable
 
 from roost_node.core.record import StoreId
-from roost_node.core.replication.epochs import Shape
+from roost_node.core.replication.epochs import Shape, agreement
 
 ASK_MS_MAX = 500
 """How long a member may take to show its log, and again to send what we lack of it (ms)."""
@@ -85,7 +86,7 @@ class Recovery:
         return Step.FETCH
 
     def _is_out_of_reach(self, mine: Shape, other: Shape) -> bool:
-        return mine.end < other.base
+        return agreement(mine, other) < other.base
 
     def shape_of(self, member: StoreId) -> Shape:
         """The log that a member showed."""
