@@ -166,12 +166,14 @@ def _on_alone(stop: asyncio.Event) -> None:
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """The result, or None: told to stop before there was one."""
-    async with asyncio.TaskGroup() as tasks:
-        working = tasks.create_task(work)
-        told = tasks.create_task(stop.wait())
+    working = asyncio.ensure_future(work)
+    told = asyncio.ensure_future(stop.wait())
+    try:
         await asyncio.wait((working, told), return_when=asyncio.FIRST_COMPLETED)
+    finally:
         told.cancel()
         working.cancel()
+        await asyncio.wait((working, told))
     return None if working.cancelled() else working.result()
 
 

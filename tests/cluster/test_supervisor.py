@@ -165,6 +165,18 @@ def test_what_is_refused_is_not_tried_again(
         assert len(node.pids()) < 2
 
 
+def test_why_a_directory_is_refused_is_said_in_one_line(tmp_path: Path) -> None:
+    with supervised(tmp_path) as node:
+        asyncio.run(node.started())
+        asyncio.run(node.increment())
+        node.process.terminate()
+        assert node.ended() == 0
+    with supervised(tmp_path, "--etcd", "127.0.0.1:1") as node:
+        assert node.ended() == 1
+        assert "was written by a node alone" in node.said()
+        assert "Traceback" not in node.said()
+
+
 def test_a_death_is_written_before_the_lease_runs_out(tmp_path: Path) -> None:
     """The session's key and the election go with it (P6); a frozen process keeps both for its lease."""
 
