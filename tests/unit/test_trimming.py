@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from roost.cluster.ids import ShardId
 from roost_node.core.replication.progress import Progress
-from roost_node.core.replication.trimming import Need, bases
+from roost_node.core.replication.trimming import Need, bases, needed_from
 
 
 def need(shard: int, for_all: int, for_members: int, size: int) -> Need:
@@ -23,6 +23,13 @@ def test_beyond_the_bound_the_log_of_which_most_is_kept_is_cut_first() -> None:
     needs = [need(1, 10, 90, 500), need(2, 20, 95, 400), need(3, 70, 70, 0)]
     assert bases(needs, 899) == {1: 90, 2: 20, 3: 70}
     assert bases(needs, 399) == {1: 90, 2: 95, 3: 70}
+
+
+def test_a_log_is_kept_for_nobody_who_needs_a_snapshot_anyway() -> None:
+    assert needed_from(90, 10, [40, 60]) == 40
+    assert needed_from(90, 10, [10, 95]) == 10
+    assert needed_from(90, 41, [40, 60]) == 60, "it was cut beyond the bound: 40 is of no use"
+    assert needed_from(90, 0, [0]) == 90, "it has shown nothing yet"
 
 
 @given(

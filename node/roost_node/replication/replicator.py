@@ -534,12 +534,12 @@ class Replicator:
         for_members = for_all = min(self._applied.get(shard, 0), kept.shape.end)
         owner = self.replicas.owners.get(shard)
         if owner is not None:
-            members = owner.members.counting()
-            for peer, progress in owner.progress.items():
-                if progress.kept_from:
-                    for_all = min(for_all, progress.kept_from)
-                    if peer in members:
-                        for_members = min(for_members, progress.kept_from)
+            members, base = owner.members.counting(), kept.shape.base
+            had = {peer: progress.kept_from for peer, progress in owner.progress.items()}
+            for_members = trimming.needed_from(
+                for_all, base, (index for peer, index in had.items() if peer in members)
+            )
+            for_all = trimming.needed_from(for_members, base, had.values())
         tail = self._tails.get(shard, {})
         size = sum(
             len(tail[index].body) for index in range(for_all + 1, for_members + 1) if index in tail
