@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from roost.errors import RoostError
 from roost_node.core.record import DeathRecord
 from roost_node.core.supervision import (
     Effect,
@@ -185,8 +186,8 @@ class Supervisor:
         """A connection that stands, and a token that is good: at the time there is none for either."""
         while self._coordinator is not None:
             with contextlib.suppress(
-                CoordinatorDownError, CoordinatorRefusedError, UnansweredError
-            ):  # the node itself says so
+                RoostError
+            ):  # also rubbish at that key: the node itself says so
                 await self._coordinator.leader()
             await asyncio.sleep(CALL_EVERY_S)
 

@@ -19,8 +19,13 @@ import roost
 from cluster.app import Counter
 from cluster.processes import APP, Processes, free_port, running_cluster
 from cluster.test_processes import UP_S, Load, connected, until
+from roost.errors import CorruptionError
+from roost_node.core.record import Leader
 from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_link import EtcdOptions
+from roost_node.ownership.faulty_registry import FaultyRegistry
+from roost_node.ownership.memory import MemoryCoordinator
+from roost_node.supervisor import Supervisor
 
 
 class Supervised:
@@ -175,6 +180,18 @@ def test_why_a_directory_is_refused_is_said_in_one_line(tmp_path: Path) -> None:
         assert node.ended() == 1
         assert "was written by a node alone" in node.said()
         assert "Traceback" not in node.said()
+
+
+def test_rubbish_in_etcd_does_not_end_a_supervisor() -> None:
+    class Rubbish(MemoryCoordinator):
+        async def leader(self) -> Leader | None:
+            raise CorruptionError("the coordination store holds what is no Leader")
+
+    async def run() -> int:
+        command = [sys.executable, "-c", "import time; time.sleep(0.3)"]
+        return await Supervisor(lambda _: command, Rubbish(FaultyRegistry())).run()
+
+    assert asyncio.run(run()) == 0
 
 
 def test_a_death_is_written_before_the_lease_runs_out(tmp_path: Path) -> None:
