@@ -112,7 +112,8 @@ async def main(path: str, objects: int) -> None:
         peaks: list[int] = []
         left: list[int] = []
         while len(left) < 2 or (
-            len(left) == 2 and left[1] - left[0] > CHANCE * (peaks[0] - before)
+            len(left) == 2
+            and max(left[1] - left[0], peaks[1] - peaks[0]) > CHANCE * (peaks[0] - before)
         ):
             peaks.append(await touch(cluster, host, objects))
             left.append(await let_go(host))
