@@ -38,6 +38,7 @@ T = TypeVar("T")
 EXIT_STORE_FAILED = 70
 GIL_SWITCH_S = 0.0001
 GC_YOUNG_MAX = 20_000
+LOOK_MS = 1000
 
 
 def run(
@@ -178,10 +179,20 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
 
 
 async def _watch(node: Node, application: Application, stop: asyncio.Event) -> None:
-    """Run the changed code, or print what is wrong with it and go on with the old."""
-    async for _ in watchfiles.awatch(
-        application.watched, watch_filter=watchfiles.PythonFilter(), stop_event=stop, debounce=100
+    """Run the changed code, or print what is wrong with it and go on with the old.
+
+    What changed before anybody watched is noticed by looking at the files once in a while.
+    """
+    async for changes in watchfiles.awatch(
+        application.watched,
+        watch_filter=watchfiles.PythonFilter(),
+        stop_event=stop,
+        debounce=100,
+        rust_timeout=LOOK_MS,
+        yield_on_timeout=True,
     ):
+        if not changes and not application.is_stale():
+            continue
         try:
             classes = application.load()
         except LoadError as error:

@@ -33,6 +33,7 @@ class Application:
         if self._file is not None and not self._file.is_file():
             raise LoadError(f"there is no file {path}")
         self._folder = (self._file.parent if self._file else Path.cwd()).resolve()
+        self._read: dict[Path, int] = {}
 
     @property
     def watched(self) -> Path:
@@ -49,11 +50,21 @@ class Application:
         }
         for name in before:
             del sys.modules[name]
+        self._read = {self._file: _changed_ns(self._file)} if self._file is not None else {}
         try:
             return self._specs(self._import())
         except BaseException:
             sys.modules.update(before)  # the old code goes on, whole
             raise
+        finally:
+            for module in tuple(sys.modules.values()):
+                if _is_below(module, self._folder) and module.__file__ is not None:
+                    file = Path(module.__file__)
+                    self._read.setdefault(file, _changed_ns(file))
+
+    def is_stale(self) -> bool:
+        """A file that the last load read has changed since."""
+        return any(_changed_ns(file) != then for file, then in self._read.items())
 
     def _import(self) -> ModuleType:
         importlib.invalidate_caches()
@@ -103,6 +114,13 @@ def _is_served(value: object) -> TypeGuard[type[DurableObject]]:
     return (
         isinstance(value, type) and issubclass(value, DurableObject) and value is not DurableObject
     )
+
+
+def _changed_ns(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _is_below(module: ModuleType, folder: Path) -> bool:
