@@ -514,19 +514,32 @@ VARIANTS: list[Variant] = [
 ]
 
 
-def hunt(seeds: int) -> str | None:
+LIKELY = {
+    "resolve_by_read": 207,
+    "accept_low_epoch": 82,
+    "add_before_waiting": 269,
+    "handoff_before_serving": 209,
+    "no_etcd_check": 350,
+    "handoff_keeps_serving": 100,
+}
+"""Where a hunt from 0 found these, which takes long: begin there, and look at all others if it moved."""
+
+SEEDS = 800
+
+
+def hunt(first: int) -> str | None:
     """How the broken variant was caught; None: it was not."""
-    for seed in range(seeds):
+    for seed in (*range(first, SEEDS), *range(first)):
         try:
             scenarios.run(seed)
         except (ViolationError, AssertionError) as error:
-            return f"{seed + 1} seeds: {error}"
+            return f"seed {seed}: {error}"
     return None
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
 def test_a_broken_rule_is_caught(variant: Variant, monkeypatch: Patch) -> None:
     variant(monkeypatch)
-    how = hunt(800)
+    how = hunt(LIKELY.get(variant.__name__, 0))
     assert how is not None, f"{variant.__name__} was not caught: the simulation is not good enough"
     print(f"{variant.__name__}: {how[:160]}")
