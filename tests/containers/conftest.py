@@ -11,7 +11,7 @@ from containers.load import Load
 from containers.project import Project
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Started from the sources as they are."""
     if why := engine.missing():
@@ -22,7 +22,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         yield project
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def load(project: Project) -> Iterator[Load]:
     """Leaves only when nothing that was acknowledged is missing, doubled or out of order."""
     try:
