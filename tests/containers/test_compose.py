@@ -48,7 +48,8 @@ def test_containers_are_healthy_and_may_do_nothing(project: Project, load: Load)
 def test_a_fourth_node_takes_its_part_and_leaves_when_drained(project: Project, load: Load) -> None:
     project.run("up", "--detach", "--scale", f"node={NODES + 1}")
     project.wait_until_in_sync(NODES + 1)
-    assert all(node["owners"] > 0 for node in project.live().values())
+    # Copies come before owners, so a quick machine may be looked at in between.
+    wait_until(lambda: all(n["owners"] > 0 for n in project.live().values()), project.logs)
     load.move_on()
 
     store = project.store_of(project.containers("node")[-1])
