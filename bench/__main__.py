@@ -16,7 +16,6 @@ import contextlib
 import gc
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -31,6 +30,7 @@ import roost
 from bench import cluster, floors, routed
 from bench.app import Counter
 from bench.measure import KEYS, Figures, colds, increments, measure, reads
+from roost_node.local_cluster import free_port
 
 APP = Path(__file__).with_name("app.py")
 DIRECT = "increments direct, 128 callers, again"
@@ -40,9 +40,7 @@ class Server:
     """`roost node` on the benchmark's classes."""
 
     def __init__(self, data: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "roost_node", "node", str(APP), "--data", str(data),

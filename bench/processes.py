@@ -6,23 +6,15 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from roost_node.local_cluster import find_etcd
+from roost_node.local_cluster import find_etcd, free_port
 
 APP = Path(__file__).with_name("app.py")
 END_S = 60
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Processes:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import roost
+from roost_node.local_cluster import free_port
 
 
 class Router:
     """`roost router` before one node."""
 
     def __init__(self, node: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.process = subprocess.Popen(
             [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 import roost
+from roost_node.local_cluster import free_port
 from story import CALLERS, COUNTERS, POSTERS, Figures, Story
 
 HERE = Path(__file__).resolve().parent
@@ -25,9 +25,7 @@ class Server:
     """`roost node` as a process of its own."""
 
     def __init__(self, data: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         self._command = [
             sys.executable, "-m", "roost_node", "node", str(HERE / "chat.py"), "--no-supervise",

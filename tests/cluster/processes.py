@@ -6,23 +6,16 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from coordination.etcd_process import Etcd
+from roost_node.local_cluster import free_port
 
 APP = Path(__file__).with_name("app.py")
 END_S = 40
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Processes:

@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.processes import APP, free_port
+from cluster.processes import APP
 from coordination.etcd_process import Etcd, program
 from coordination.test_etcd_secure import PASSWORD, Certificates
+from roost_node.local_cluster import free_port
 
 UP_S = 60
 

@@ -17,10 +17,11 @@ import pytest
 
 import roost
 from cluster.app import Counter
-from cluster.processes import APP, Processes, free_port, running_cluster
+from cluster.processes import APP, Processes, running_cluster
 from cluster.test_processes import UP_S, Load, connected, until
 from roost.errors import CorruptionError
 from roost_node.core.record import Leader
+from roost_node.local_cluster import free_port
 from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_link import EtcdOptions
 from roost_node.ownership.faulty_registry import FaultyRegistry

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,15 +19,14 @@ import pytest
 
 import roost
 from crash.clients import Clients
+from roost_node.local_cluster import free_port
 
 APP = Path(__file__).with_name("app.py")
 
 
 class Server:
     def __init__(self, data: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.command = [
             sys.executable, "-m", "roost_node", "node", str(APP), "--data", str(data),
             "--port", str(self.port), "--log-level", "warning",

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 import roost
 from roost.cluster.ids import request_id
 from roost.v1 import objects_pb2, objects_pb2_grpc
+from roost_node.local_cluster import free_port
 
 APP = """
 from collections.abc import AsyncIterator
@@ -52,9 +52,7 @@ PAGE = 4096
 
 class Server:
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         app = folder / "app.py"
         app.write_text(APP)
         self.process = subprocess.Popen(

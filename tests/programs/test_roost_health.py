@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from programs.test_router import Cluster, Process, free_port
+from programs.test_router import Cluster, Process
+from roost_node.local_cluster import free_port
 
 ROOST = str(Path(sys.executable).with_name("roost"))
 WAIT_S = 60

@@ -6,22 +6,16 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import roost
+from roost_node.local_cluster import free_port
 
 APP = Path(__file__).resolve().parents[1] / "cluster" / "app.py"
 END_S = 60
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Up:

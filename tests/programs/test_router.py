@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import roost
 from roost.cluster.ids import request_id
 from roost.options import DEADLINE_S
 from roost.v1 import objects_pb2, objects_pb2_grpc, shard_map_pb2, shard_map_pb2_grpc
+from roost_node.local_cluster import free_port
 
 APP = """
 import asyncio
@@ -65,12 +65,6 @@ class Log(DurableObject):
 """
 PAGE = 4096
 HELLO = objects_pb2.ClientFrame(hello=objects_pb2.Hello(client="raw", wire_version=1))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Process:
