@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import msgspec
 
-from roost.adapters.serving import abort
+from roost.adapters.serving import abort, answer
 from roost.adapters.translate import info_to_pb
 from roost.cluster.ids import ShardId, check_key, shard_of
 from roost.errors import InvalidArgumentError, RoostError
@@ -88,16 +88,16 @@ class Admin(RescueServicer):
         ],
     ) -> admin_pb2.ListObjectsReply:
         """A page of the catalog."""
-        try:
-            page, token = await catalog.list_objects(
+        page, token = await answer(
+            context,
+            catalog.list_objects(
                 self._node.host,
                 request.class_name,
                 request.prefix,
                 request.limit,
                 request.page_token,
-            )
-        except RoostError as error:
-            await abort(context, error)
+            ),
+        )
         return admin_pb2.ListObjectsReply(
             objects=[info_to_pb(info) for info in page], next_page_token=token
         )
@@ -110,10 +110,9 @@ class Admin(RescueServicer):
         ],
     ) -> admin_pb2.ShowObjectReply:
         """One object."""
-        try:
-            detail = await catalog.show_object(self._node.host, request.class_name, request.key)
-        except RoostError as error:
-            await abort(context, error)
+        detail = await answer(
+            context, catalog.show_object(self._node.host, request.class_name, request.key)
+        )
         if detail is None:
             return admin_pb2.ShowObjectReply()
         return admin_pb2.ShowObjectReply(
@@ -131,10 +130,7 @@ class Admin(RescueServicer):
         ],
     ) -> admin_pb2.DeleteObjectReply:
         """Delete all that it stores."""
-        try:
-            found = await self._node.delete_object(request.class_name, request.key)
-        except RoostError as error:
-            await abort(context, error)
+        found = await answer(context, self._node.delete_object(request.class_name, request.key))
         return admin_pb2.DeleteObjectReply(found=found)
 
     async def ClusterStatus(

@@ -15,9 +15,9 @@ import grpc
 import grpc.aio
 
 from roost.adapters.channel import OPTIONS, error_of
-from roost.adapters.serving import abort
+from roost.adapters.serving import answer
 from roost.cluster.ids import ShardId
-from roost.errors import InvalidArgumentError, RoostError, UnavailableError
+from roost.errors import InvalidArgumentError, UnavailableError
 from roost.v1 import admin_pb2, admin_pb2_grpc
 from roost_node.core.overview import store_of
 from roost_node.core.record import (
@@ -204,10 +204,9 @@ class RescueServicer(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.RescueReply:
         """Records from disks."""
-        try:
-            done = await self._rescue.recover(request.without, only_look=request.only_look)
-        except RoostError as error:
-            await abort(context, error)
+        done = await answer(
+            context, self._rescue.recover(request.without, only_look=request.only_look)
+        )
         return _renewed(*done)
 
     async def GiveUp(
@@ -219,10 +218,9 @@ class RescueServicer(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.RescueReply:
         """Go on with what is left."""
         shards = {ShardId(shard) for shard in request.shards}
-        try:
-            done = await self._rescue.give_up(shards, accept_data_loss=request.accept_data_loss)
-        except RoostError as error:
-            await abort(context, error)
+        done = await answer(
+            context, self._rescue.give_up(shards, accept_data_loss=request.accept_data_loss)
+        )
         return _renewed(*done)
 
     async def RaiseFormat(
@@ -233,10 +231,7 @@ class RescueServicer(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.RaiseFormatReply:
         """Let everybody write a newer format."""
-        try:
-            level = await self._rescue.raise_format(request.level)
-        except RoostError as error:
-            await abort(context, error)
+        level = await answer(context, self._rescue.raise_format(request.level))
         return admin_pb2.RaiseFormatReply(level=level)
 
     async def Events(
@@ -247,10 +242,7 @@ class RescueServicer(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.EventsReply:
         """What was done."""
-        try:
-            found = await self._rescue.events()
-        except RoostError as error:
-            await abort(context, error)
+        found = await answer(context, self._rescue.events())
         return admin_pb2.EventsReply(events=map(_event, found))
 
 

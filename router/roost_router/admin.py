@@ -8,8 +8,8 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from roost.adapters.serving import abort
-from roost.errors import InvalidArgumentError, RoostError
+from roost.adapters.serving import abort, answer
+from roost.errors import InvalidArgumentError
 from roost.v1 import admin_pb2, admin_pb2_grpc
 from roost_router.operators import ANSWER_S, Operators
 from roost_router.router import Router
@@ -36,10 +36,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.StatusReply:
         """What all nodes say, as one."""
-        try:
-            return await self._operators.status(_left_s(context))
-        except RoostError as error:
-            await abort(context, error)
+        return await answer(context, self._operators.status(_left_s(context)))
 
     async def ListObjects(
         self,
@@ -49,10 +46,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.ListObjectsReply:
         """A page."""
-        try:
-            return await self._operators.list_objects(request, _left_s(context))
-        except RoostError as error:
-            await abort(context, error)
+        return await answer(context, self._operators.list_objects(request, _left_s(context)))
 
     async def ShowObject(
         self,
@@ -62,10 +56,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.ShowObjectReply:
         """One object."""
-        try:
-            return await self._operators.show_object(request, _left_s(context))
-        except RoostError as error:
-            await abort(context, error)
+        return await answer(context, self._operators.show_object(request, _left_s(context)))
 
     async def DeleteObject(
         self,
@@ -75,10 +66,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.DeleteObjectReply:
         """Delete all that it stores."""
-        try:
-            return await self._operators.delete_object(request, _left_s(context))
-        except RoostError as error:
-            await abort(context, error)
+        return await answer(context, self._operators.delete_object(request, _left_s(context)))
 
     async def ClusterStatus(
         self,
@@ -138,10 +126,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.ExplainReply:
         """One object, from its owner."""
-        try:
-            return await self._operators.explain(request, _left_s(context))
-        except RoostError as error:
-            await abort(context, error)
+        return await answer(context, self._operators.explain(request, _left_s(context)))
 
     async def Copies(
         self,
@@ -206,10 +191,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         context: grpc.aio.ServicerContext[RequestT, Awaitable[ReplyT]],
         ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
     ) -> ReplyT:
-        try:
-            return await self._operators.from_any(ask, _left_s(context))
-        except RoostError as error:
-            await abort(context, error)
+        return await answer(context, self._operators.from_any(ask, _left_s(context)))
 
 
 def _left_s(context: grpc.aio.ServicerContext) -> float:  # type: ignore[type-arg]  # any pair

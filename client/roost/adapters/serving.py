@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -11,6 +11,8 @@ import grpc.aio
 from roost.errors import RoostError
 from roost.wire.messages import FRAME_BYTES_MAX, ErrorInfo, Status
 from roost.wire.status import to_status
+
+T = TypeVar("T")
 
 HELLO_S = 10.0
 BATCH_BYTES = FRAME_BYTES_MAX // 4
@@ -73,6 +75,14 @@ def listen(server: grpc.aio.Server, host: str, port: int) -> int:
             f"cannot listen on {host}:{port}: is another server running there, or is the address "
             f"not one of this machine?"
         ) from None
+
+
+async def answer(context: grpc.aio.ServicerContext[Any, Any], work: Awaitable[T]) -> T:
+    """What `work` gives; where it raises an error of ours, the unary call ends with that."""
+    try:
+        return await work
+    except RoostError as error:
+        await abort(context, error)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: RoostError) -> NoReturn:
