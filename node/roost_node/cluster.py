@@ -7,8 +7,10 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from types import TracebackType
+from typing import TypeVar
 
 from roost import __version__
 from roost.cluster.ids import HASH_NAME, ShardId
@@ -58,6 +60,8 @@ from roost_node.supervisor_line import NodeEnd
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SESSION_TTL_S = 3
 REPORT_EVERY_S = 0.5
 SUSPEND_MS = 100
@@ -102,7 +106,7 @@ async def cluster_store(
         if found is not None:
             _check_founder(found, config)
         try:
-            agreed = await _until_answered(coordinator, proposed)
+            agreed = await _until_answered(partial(coordinator.create, proposed))
         except ForeignClusterError:
             if found is not None:
                 raise
@@ -139,13 +143,13 @@ def _check_founder(store: RocksStore, config: NodeConfig) -> None:
             )
 
 
-async def _until_answered(coordinator: Coordinator, proposed: ClusterConfig) -> ClusterConfig:
+async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
-            return await coordinator.create(proposed)
+            return await ask()
         except (CoordinatorDownError, UnansweredError) as error:
             log.warning("etcd does not answer yet", extra={"error": error.message})
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # where it refuses at once, nothing else would ever run
 
 
 class Member:
@@ -257,13 +261,7 @@ class Member:
 
     async def _check_last_copies(self, me: StoreId) -> None:
         """M8: raises StoreError where we should have the last copies and have nothing."""
-        while True:
-            try:
-                found = await self._coordinator.read()
-                break
-            except CoordinatorDownError as error:
-                log.warning("etcd does not answer yet", extra={"error": error.message})
-                await asyncio.sleep(1.0)  # where it refuses at once, nothing else would ever run
+        found = await _until_answered(self._coordinator.read)
         lost = lost_here(found, me, {s for s, k in self.replicas.kept.items() if k.shape.end})
         if lost:
             raise StoreError(
