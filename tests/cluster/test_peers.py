@@ -563,3 +563,30 @@ async def _frames() -> None:
 
 def test_messages_are_joined_into_frames_of_a_bounded_size() -> None:
     asyncio.run(_frames())
+
+
+async def _gathering() -> None:
+    outbox = Outbox(gather_s=3600)
+    outbox.put(b"1")
+    assert await outbox.frame() == b"1"  # nothing is to be waited for
+    outbox.put(b"2")
+    frame = asyncio.ensure_future(outbox.frame())
+    for number in (b"3", b"4"):
+        await asyncio.sleep(0)
+        assert not frame.done()
+        outbox.put(number)
+    outbox.answered()
+    assert await frame == b"234"
+    outbox.answered()
+    outbox.put(bytes(FRAME_BYTES))
+    outbox.put(b"5")
+    assert len(await outbox.frame()) == FRAME_BYTES
+    assert await outbox.frame() == b"5"  # a large one is not waited for
+    impatient = Outbox(gather_s=0.001)
+    for number in (b"1", b"2"):
+        impatient.put(number)
+        assert await asyncio.wait_for(impatient.frame(), WAIT_S) == number  # without an answer
+
+
+def test_what_is_said_while_an_answer_is_under_way_goes_out_together() -> None:
+    asyncio.run(_gathering())

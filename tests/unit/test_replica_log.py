@@ -85,8 +85,11 @@ class Copy:
         floor = max(kept.shape.base, self.applied)
         cut = max(floor, kept.shape.end - cut_by) if cut_by else kept.shape.end
         is_cut = cut < kept.shape.end
+        seen = Epoch(max(kept.seen, 1) + (1 if is_cut else newer))
+        if seen > kept.seen:  # O7: refused before anything depends on it
+            kept.seen = seen
+            self.write([fact_op(SHARD, kept)])
         shape = kept.shape.cut(cut)
-        kept.seen = Epoch(max(kept.seen, 1) + (1 if is_cut else newer))
         made = []
         for _ in range(count):
             each = entry(shape.end + 1, kept.seen, BODY, shape.last_epoch)
@@ -95,7 +98,7 @@ class Copy:
         self.entries = {i: e for i, e in self.entries.items() if i <= cut}
         self.entries |= {e.index: e for e in made}
         kept.shape, kept.hash = shape, made[-1].hash
-        self.write(append_ops(SHARD, cut if is_cut else -1, made, kept))
+        self.write(append_ops(SHARD, cut if is_cut else -1, made))
 
     def apply(self, count: int) -> None:
         index = min(self.kept.shape.end, self.applied + count)
@@ -210,20 +213,21 @@ def test_a_store_on_a_disk_finds_the_same(tmp_path: Path) -> None:
 
 
 def test_a_record_ahead_of_its_entries_is_cut_to_what_is_there() -> None:
-    """Two writes were ordered at once; the facts of the second are in the batch of the first."""
+    """The facts of a cut and of what follows it were written, and the entries were not."""
     store = MemoryStore()
     first, second = [entry(1), entry(2), entry(3)], [entry(3, 2, previous=1), entry(4, 2)]
     ahead = kept_of([*first[:2], *second], seen=2)
-    store.write(append_ops(SHARD, -1, first, ahead))
-    store.write(append_ops(SHARD, 2, second, ahead))
+    store.write([fact_op(SHARD, ahead), *append_ops(SHARD, -1, first)])
+    store.write(append_ops(SHARD, 2, second))
     assert ReplicaLog(store.crash(1)).load() == {SHARD: kept_of(first, seen=2)}
     assert ReplicaLog(store.crash(2)).load() == {SHARD: ahead}
 
 
 def test_rows_after_a_gap_are_no_part_of_the_log_and_go() -> None:
     store = MemoryStore()
+    store.write([fact_op(SHARD, Kept(Epoch(1)))])
     entries = [entry(1), entry(2), entry(3), entry(4)]
-    store.write(append_ops(SHARD, -1, entries, kept_of(entries)))
+    store.write(append_ops(SHARD, -1, entries))
     store.write([(layout.log_key(SHARD, 2), None)])
     log = ReplicaLog(store)
     with pytest.raises(CorruptionError, match="shard 3: entry 2 of its log is not there"):
@@ -235,7 +239,7 @@ def test_rows_after_a_gap_are_no_part_of_the_log_and_go() -> None:
 def test_entries_come_up_to_a_size_but_at_least_one() -> None:
     store = MemoryStore()
     entries = [entry(n, body=b"x" * 100) for n in range(1, 6)]
-    store.write(append_ops(SHARD, -1, entries, kept_of(entries)))
+    store.write(append_ops(SHARD, -1, entries))
     log = ReplicaLog(store)
     assert log.entries(SHARD, 2, 5, 1) == entries[1:2]
     assert log.entries(SHARD, 2, 5, 299) == entries[1:3]
@@ -253,8 +257,9 @@ def test_a_store_that_was_alone_has_its_state_and_no_log() -> None:
 
 def test_entries_that_went_straight_to_the_state_end_the_log() -> None:
     store = MemoryStore()
+    store.write([fact_op(SHARD, Kept(Epoch(2)))])
     entries = [entry(1), entry(2), entry(3, 2, previous=1)]
-    store.write(append_ops(SHARD, -1, entries, kept_of(entries, 2)))
+    store.write(append_ops(SHARD, -1, entries))
     store.write([head_op(9, 2)])
     expected = Kept(Epoch(2), Shape(((Epoch(1), 1), (Epoch(2), 3)), 9, 9), b"2/9", 9)
     log = ReplicaLog(store)
@@ -272,7 +277,8 @@ def test_a_log_that_begins_after_the_state_ends_is_corrupt() -> None:
 
 def test_an_entry_in_the_row_of_another_is_corrupt() -> None:
     store = MemoryStore()
-    store.write(append_ops(SHARD, -1, [entry(1)], kept_of([entry(1)])))
+    store.write([fact_op(SHARD, Kept(Epoch(1)))])
+    store.write(append_ops(SHARD, -1, [entry(1)]))
     store.write([(layout.log_key(SHARD, 1), records.encode_entry(entry(2)))])
     with pytest.raises(CorruptionError, match="holds entry 2"):
         ReplicaLog(store).load()
@@ -308,7 +314,7 @@ def test_a_snapshot_is_of_one_moment_in_bounded_pages(place: str, tmp_path: Path
     big = (state_key(b"big"), b"v" * (PAGE_BYTES_MAX + 5))
     state = [head_op(1, 1), *rows, big]
     entries = [entry(1), entry(2)]
-    store.write([*state, *append_ops(SHARD, -1, entries, kept_of(entries))])
+    store.write([*state, *append_ops(SHARD, -1, entries)])
     store.write([head_op(1, 1, OTHER), head_op(1, 1, SHARD - 1)])
     snapshot = ReplicaLog(store).snapshot(SHARD)
     store.write([(state_key(b"0000"), b"later"), (state_key(b"1"), b"later")])

@@ -57,6 +57,11 @@ class Node:
         self.replicas.on_news(found, sessions or SESSIONS, {}, self.now, self.now)
         self.settle()
 
+    def append(self, index: int) -> None:
+        self.replicas.on_appended(SHARD, index, b"", self.now)
+        self.replicas.on_own_durable(SHARD, Epoch(1), index, self.now)
+        self.settle()
+
     def tick(self, ms: int = 300) -> None:
         self.now += ms
         self.replicas.on_tick(self.now)
@@ -113,6 +118,30 @@ def test_an_owner_serves_as_soon_as_its_first_entry_is_committed() -> None:
     node = Node()
     node.news(OURS, 5)
     assert effects.StartServing(SHARD, Epoch(1)) in node.done  # no tick was needed
+
+
+def test_followers_hear_of_a_commit_with_the_next_entry_or_heartbeat() -> None:
+    """A message of its own for each commit was a fourth of all frames, and its acknowledgement another."""
+    node = Node()
+    node.news(OURS, 5)
+    node.tick()
+
+    def told() -> list[tuple[int, int]]:
+        sent = [e for e in node.done if isinstance(e, effects.SendEntries) and e.peer == B]
+        node.done.clear()
+        return [(e.last - e.first + 1, e.commit) for e in sent]
+
+    told()
+    node.append(2)
+    assert told() == [(1, 1)]
+    node.append(3)
+    assert told() == [(1, 2)]
+    node.tick(20)
+    assert told() == []
+    node.tick(300)
+    assert told() == [(0, 3)]
+    node.tick(300)
+    assert told() == []
 
 
 def test_after_a_handoff_everybody_hears_of_the_new_owner_at_once() -> None:

@@ -216,8 +216,8 @@ class OwnerMessage(_message.Message):
         commit: _builtins.int
         """entries up to here are committed, whether the follower has them or not"""
         @_builtins.property
-        def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]:
-            """without a gap"""
+        def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+            """without a gap; each as the log keeps it on disk (docs/STORAGE.md)"""
 
         def __init__(
             self,
@@ -226,7 +226,7 @@ class OwnerMessage(_message.Message):
             epoch: _builtins.int = ...,
             previous_index: _builtins.int = ...,
             previous_epoch: _builtins.int = ...,
-            entries: _abc.Iterable[Global___LogEntry] | None = ...,
+            entries: _abc.Iterable[_builtins.bytes] | None = ...,
             commit: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -592,13 +592,15 @@ class FollowerMessage(_message.Message):
         shard: _builtins.int
         epoch: _builtins.int
         @_builtins.property
-        def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]: ...
+        def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+            """as in `Append`"""
+
         def __init__(
             self,
             *,
             shard: _builtins.int = ...,
             epoch: _builtins.int = ...,
-            entries: _abc.Iterable[Global___LogEntry] | None = ...,
+            entries: _abc.Iterable[_builtins.bytes] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -643,47 +645,6 @@ class FollowerMessage(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___FollowerMessage: _TypeAlias = FollowerMessage  # noqa: Y015
-
-@_typing.final
-class LogEntry(_message.Message):
-    """One entry of a shard's log [L1]. (epoch, index) names it: no other has both."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EPOCH_FIELD_NUMBER: _builtins.int
-    INDEX_FIELD_NUMBER: _builtins.int
-    PREVIOUS_EPOCH_FIELD_NUMBER: _builtins.int
-    HASH_FIELD_NUMBER: _builtins.int
-    LOG_TIME_MS_FIELD_NUMBER: _builtins.int
-    BODY_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.int
-    index: _builtins.int
-    """from 1, without a gap"""
-    previous_epoch: _builtins.int
-    """of the entry before; 0: there is none"""
-    hash: _builtins.bytes
-    """over everything up to here"""
-    log_time_ms: _builtins.int
-    """the shard's log time [L5]"""
-    body: _builtins.bytes
-    """the writes, as docs/STORAGE.md has them; empty: the first of an epoch"""
-    def __init__(
-        self,
-        *,
-        epoch: _builtins.int = ...,
-        index: _builtins.int = ...,
-        previous_epoch: _builtins.int = ...,
-        hash: _builtins.bytes = ...,
-        log_time_ms: _builtins.int = ...,
-        body: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "epoch", b"epoch", "hash", b"hash", "index", b"index", "log_time_ms", b"log_time_ms", "previous_epoch", b"previous_epoch"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
 
 @_typing.final
 class LogShape(_message.Message):

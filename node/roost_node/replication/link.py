@@ -27,6 +27,7 @@ METHOD = "/roost.v1.Replication/Follow"
 CONNECT_S = 2.0
 PAUSE_S_MIN = 0.05
 PAUSE_S_MAX = 1.0
+GATHER_S = 0.01  # not everything that an owner says has an answer
 PING_S = 0.7  # a node that answers no ping is given up after both
 PING_TIMEOUT_S = 0.8
 
@@ -128,14 +129,16 @@ class Link:
                 welcome = translate.read_welcome(await _read(stream))
             if welcome.store != self.peer:
                 raise _Broken(f"{self.address} is store {welcome.store}, not {self.peer}")
-            outbox = Outbox()
+            outbox = Outbox(gather_s=GATHER_S)
             self._outbox, self._stream = outbox, stream
             writer = asyncio.get_running_loop().create_task(_write(stream, outbox))
             log.info("stream to a node", extra={"peer": self.peer})
             try:
                 self._events.on_link(self.peer)
                 while True:
-                    for message in translate.read_follower_frame(await _read(stream)):
+                    raw = await _read(stream)
+                    outbox.answered()
+                    for message in translate.read_follower_frame(raw):
                         self._events.on_from_follower(self.peer, message)
             finally:
                 outbox.close()

@@ -76,6 +76,8 @@ class Peers:
             StoreId, asyncio.Task[None]
         ] = {}  # the last link of each that was closed
         self._closed = False
+        self._said: FromOwner | None = None
+        self._framed = b""
 
     # -- ours --------------------------------------------------------------------------------
 
@@ -117,7 +119,9 @@ class Peers:
         """Say it on our stream to that node; nothing where it is not open."""
         link = self._links.get(peer)
         if link is not None:
-            link.send(translate.from_owner(message))
+            if message != self._said:  # most is said to all, one after another
+                self._said, self._framed = message, translate.from_owner(message)
+            link.send(self._framed)
 
     def pending_bytes(self, peer: StoreId) -> int:
         """How much was said to that node and has not left yet."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from roost.cluster.ids import ShardId
@@ -46,7 +47,7 @@ from roost_node.replication.records import Records
 from roost_node.replication.snapshots import send_snapshot
 from roost_node.storage import layout, records
 from roost_node.storage.engine import Store
-from roost_node.storage.replica_log import ReplicaLog, append_ops, trim_ops, wipe_ops
+from roost_node.storage.replica_log import ReplicaLog, append_ops, fact_op, trim_ops, wipe_ops
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,6 @@ PAGE_BYTES = 1024 * 1024
 UNSENT_BYTES_MAX = 8 * 1024 * 1024  # to one peer; the rest when this is acknowledged
 TRIM_EVERY_S = 2.0
 TRIM_ENTRIES_MIN = 512
-STALL_RETRY_S = 0.005
 
 
 class Audience(Protocol):
@@ -96,6 +96,9 @@ class Replicator:
         self._tails: dict[ShardId, dict[int, LogEntry]] = {}
         self._applied: dict[ShardId, int] = {s: k.commit for s, k in replicas.kept.items()}
         self._to_apply: dict[ShardId, int] = {}  # committed up to here
+        self._committed: list[ShardId] = []  # whose outputs may leave
+        self._ops: list[Op] = []  # ordered, and not with the committer yet
+        self._number = 0  # of the last order among them
         self._confirming: dict[ShardId, tuple[int, int]] = {}  # R4: token, how many outputs
         self._trim_at = 0.0
         self._catching_up = CatchingUp(replicas)
@@ -142,12 +145,10 @@ class Replicator:
         self._soon()
 
     def rows(self, shard: Shard, entries: list[Entry]) -> Rows:
-        """Log rows, and where the log ends."""
+        """Log rows."""
         shard_id = ShardId(shard.id)
         tail = self._tails[shard_id]
-        ops = append_ops(
-            shard_id, -1, [tail[e.index] for e in entries], self.replicas.kept_of(shard_id)
-        )
+        ops = append_ops(shard_id, -1, [tail[e.index] for e in entries])
         return {op[0]: op[1] for op in ops if isinstance(op, tuple)}
 
     def on_durable(self, shard: Shard, index: int) -> None:
@@ -259,8 +260,9 @@ class Replicator:
             for order in orders:
                 self._carry(order)
             replicas.flush()
-        if self._to_apply:
-            self._apply()
+        self._hand_writes_over()
+        if self._committed:
+            self._release()
 
     def _carry(self, order: effects.Effect) -> None:
         match order:
@@ -274,6 +276,7 @@ class Replicator:
                 self._write(order)
             case effects.Commit(shard, index):
                 self._to_apply[shard] = max(index, self._to_apply.get(shard, 0))
+                self._committed.append(shard)
             case effects.SendFetched():
                 self._send_fetched(order)
             case effects.SendSnapshot(peer, shard, epoch):
@@ -319,10 +322,10 @@ class Replicator:
         previous = order.previous_epoch
         while True:
             entries = self._entries(order.shard, first, order.last) if room > 0 else []
-            self.peers.send(
-                order.peer,
-                Append(order.shard, order.epoch, first - 1, previous, tuple(entries), order.commit),
+            append = Append(
+                order.shard, order.epoch, first - 1, previous, tuple(entries), order.commit
             )
+            self.peers.send(order.peer, append)
             first += len(entries)
             if first > order.last:
                 return
@@ -370,9 +373,17 @@ class Replicator:
                     del tail[index]
             for entry in order.entries:
                 tail[entry.index] = entry
-            ops = append_ops(shard, order.cut, order.entries, kept)
-        number = order.number
-        self._host.committer.write(ops, lambda: self._written(number))
+            ops = append_ops(shard, order.cut, order.entries)
+            if order.mark is False or not ops:
+                ops.append(fact_op(shard, kept))
+        self._ops += ops
+        self._number = order.number
+
+    def _hand_writes_over(self) -> None:
+        """All that was ordered in one turn of the loop is one write."""
+        if self._ops:
+            ops, self._ops = self._ops, []
+            self._host.committer.write(ops, partial(self._written, self._number))
 
     def _written(self, number: int) -> None:
         self.replicas.on_durable(number, self._now_ms())
@@ -380,8 +391,17 @@ class Replicator:
 
     # -- the state -------------------------------------------------------------------------
 
+    def _release(self) -> None:
+        """What waited for a commit may leave. That the state has it, nobody waits for."""
+        committed, self._committed = self._committed, []
+        for shard_id in committed:
+            owned = self._shards.get(shard_id)
+            index = self._to_apply.get(shard_id)
+            if owned is not None and index is not None:
+                owned.leave(owned.gate.on_committed(index))
+
     def _apply(self) -> None:
-        """Committed entries go into the state, then what waited for them may leave."""
+        """Committed entries go into the state: many together, so that rows written again are written once."""
         ops: list[Op] = []
         done: list[tuple[ShardId, int]] = []
         for shard, commit in self._to_apply.items():
@@ -393,15 +413,13 @@ class Replicator:
                 ops.append((layout.head_key(shard), head))
                 done.append((shard, commit))
         if ops and not self._store.write(ops):
-            self._loop.call_later(STALL_RETRY_S, self._soon)  # stalled: they stay to be applied
-            return
+            return  # stalled: they stay to be applied
         self._to_apply.clear()
         for shard_id, commit in done:
             self._applied[shard_id] = commit
             owned = self._shards.get(shard_id)
             if owned is not None:
                 owned.log.on_durable(commit)
-                owned.leave(owned.gate.on_committed(commit))
 
     # -- shards of ours --------------------------------------------------------------------
 
@@ -431,6 +449,7 @@ class Replicator:
         self._shards[shard_id] = shard
         host.objects.open_shard(shard)
         self._admit_writes(shard)
+        self._hand_writes_over()  # they come before its first entry
         host.committer.add(shard, shard.log.append(b"", {}, now_ms))
         log.info("own shard", extra={"shard": shard_id, "epoch": epoch, "end": end})
 
@@ -481,6 +500,8 @@ class Replicator:
                 return
             self.replicas.on_tick(self._now_ms())
             self._carry_out_or_die()
+            if self._to_apply:
+                self._apply()
             for shard in list(self._shards.values()):
                 self._admit_writes(shard)
                 if shard.gate.uncovered_count:

@@ -13,6 +13,7 @@ import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from roost.cluster.ids import ShardId
+from roost.errors import CorruptionError
 from roost.v1 import replication_pb2 as pb
 from roost_node.core.record import Epoch, How, SessionId, ShardRecord, StoreId
 from roost_node.core.replication.epochs import Shape
@@ -35,6 +36,7 @@ from roost_node.core.replication.messages import (
     SnapshotRows,
     ToOwner,
 )
+from roost_node.storage.records import decode_entry, encode_entry
 
 STREAM_VERSION = 1
 """Of `replication.proto`."""
@@ -152,32 +154,15 @@ def _read(kinds: dict[str, Callable[[Any], Any]], message: Any) -> Any:
 # -- what several messages hold ------------------------------------------------------------
 
 
-def _entries(entries: Iterable[LogEntry]) -> list[pb.LogEntry]:
-    return [
-        pb.LogEntry(
-            epoch=entry.epoch,
-            index=entry.index,
-            previous_epoch=entry.previous_epoch,
-            hash=entry.hash,
-            log_time_ms=entry.log_time_ms,
-            body=entry.body,
-        )
-        for entry in entries
-    ]
+def _entries(entries: Iterable[LogEntry]) -> list[bytes]:
+    return [encode_entry(entry) for entry in entries]
 
 
-def _read_entries(entries: Iterable[pb.LogEntry]) -> tuple[LogEntry, ...]:
-    return tuple(
-        LogEntry(
-            Epoch(entry.epoch),
-            entry.index,
-            Epoch(entry.previous_epoch),
-            entry.hash,
-            entry.log_time_ms,
-            entry.body,
-        )
-        for entry in entries
-    )
+def _read_entries(entries: Iterable[bytes]) -> tuple[LogEntry, ...]:
+    try:
+        return tuple([decode_entry(raw) for raw in entries])
+    except CorruptionError as error:
+        raise ValueError(str(error)) from None
 
 
 def _shape(shape: Shape) -> pb.LogShape:

@@ -1,9 +1,8 @@
 """A node's copies of replicated shards: log entries and what is known of them, as rows.
 
-What was written is decided by the rows of the log: a shard's record is in the batch of the entries
-that it speaks of, but it may be a batch ahead of them (facts are taken when the batch is made), and a
-crash keeps a beginning of what was written. So a start takes the *end* and the epochs of a log from
-its rows, and from the record what rows cannot say: the highest epoch seen, the base, the mark.
+What was written is decided by the rows of the log: a shard's record is written only when what rows
+cannot say has changed (the highest epoch seen, the base, the mark). So a start takes the *end* and the
+epochs of a log from its rows, and from the record the rest.
 
 Everything but `load` is reading, or pure: it makes `Op`s, whoever owns the writing writes them.
 """
@@ -144,13 +143,15 @@ class ReplicaLog:
 # -- what is to be written -----------------------------------------------------------------
 
 
-def append_ops(shard: ShardId, cut: int, entries: Sequence[LogEntry], kept: Kept) -> list[Op]:
-    """Drop the log after `cut` (-1: nothing), then append; `kept` is how it is afterwards."""
+def append_ops(shard: ShardId, cut: int, entries: Sequence[LogEntry]) -> list[Op]:
+    """Drop the log after `cut` (-1: nothing), then append.
+
+    What is known of the copy need not be written again for this: a start takes it from the rows.
+    """
     ops: list[Op] = []
     if cut >= 0:
         ops.append(DeleteRange(*layout.log_after(shard, cut)))
     ops += [(layout.log_key(shard, entry.index), records.encode_entry(entry)) for entry in entries]
-    ops.append(fact_op(shard, kept))
     return ops
 
 
@@ -174,7 +175,7 @@ def wipe_ops(shard: ShardId, kept: Kept) -> list[Op]:
 
 
 def fact_op(shard: ShardId, kept: Kept) -> Op:
-    """What is known of a copy."""
+    """What is known of a copy, to be written when rows do not say it: its highest epoch, its mark."""
     return _record(shard, kept, kept.shape, installing=kept.marked)
 
 

@@ -17,7 +17,7 @@ TOUCH_AFTER_MS = 400
 class Members:
     """The record as last known, and what was proposed on top of it."""
 
-    __slots__ = ("_asked", "_asked_ms", "_proposed", "record", "revision")
+    __slots__ = ("_asked", "_asked_ms", "_counting", "_proposed", "record", "revision")
 
     def __init__(self, versioned: Versioned) -> None:
         self.record: ShardRecord = versioned.record
@@ -25,10 +25,15 @@ class Members:
         self._proposed: dict[int, ShardRecord] = {}  # by token, oldest first
         self._asked: set[int] = set()  # tokens of requests whose answer may still come
         self._asked_ms = 0
+        self._count()
 
     def counting(self) -> frozenset[StoreId]:
         """Every store that must acknowledge a commit (R1)."""
-        return union([self.record.in_sync, *(p.in_sync for p in self._proposed.values())])  # O2
+        return self._counting
+
+    def _count(self) -> None:
+        proposed = (p.in_sync for p in self._proposed.values())
+        self._counting = union([self.record.in_sync, *proposed])  # O2
 
     def promising(self) -> frozenset[StoreId]:
         """Every store that might be promoted, so that its promise is needed (P3)."""
@@ -39,6 +44,7 @@ class Members:
         self._proposed[token] = record
         self._asked.add(token)
         self._asked_ms = now_ms
+        self._count()
 
     def on_applied(self, token: int, revision: int) -> bool:
         """That request was applied: it is the record now. False: that is old news."""
@@ -52,6 +58,7 @@ class Members:
         """That request was not applied and never will be: its conditions did not hold."""
         self._proposed.pop(token, None)
         self._asked.discard(token)
+        self._count()
 
     def on_unanswered(self, token: int) -> None:
         """Nobody knows: it stays proposed (O2)."""
@@ -69,6 +76,7 @@ class Members:
         self.revision = found.revision
         self._proposed.clear()
         self._asked.clear()
+        self._count()
 
     @property
     def is_settled(self) -> bool:

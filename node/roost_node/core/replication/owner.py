@@ -301,12 +301,15 @@ class Owner:
             self._advance()
             self._go_on(now_ms)
 
-    def send(self) -> None:
-        """Send what each replica has not been sent; called once for many entries."""
+    def send(self, *, commit: bool = False) -> None:
+        """Send what each replica has not been sent; called once for many entries.
+
+        `commit`: also how far the log is committed, where nothing else is to be said.
+        """
         for peer, progress in self.progress.items():
             if progress.next and self._node.is_linked(peer):
                 behind = progress.next <= self.shape.end
-                if behind or progress.told_commit < self.commit:
+                if behind or (commit and progress.told_commit < self.commit):
                     self._send_to(peer, progress)
 
     def _send_to(self, peer: StoreId, progress: Progress) -> None:
@@ -413,7 +416,6 @@ class Owner:
         if reached > self.commit:
             self.commit = reached
             self._node.emit(effects.Commit(self.shard, reached))
-            self._node.must_send(self.shard)  # followers apply it, too
 
     # -- the record ------------------------------------------------------------------------
 

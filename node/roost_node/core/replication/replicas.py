@@ -593,6 +593,8 @@ class Replicas:
                 self._beat(peer, now_ms)
             self.promises.forget_lapsed(now_ms)
             due = list(self.owners.values())
+            for owner in due:
+                owner.send(commit=True)
         else:
             due = [o for o in self.owners.values() if o.is_restless or o.shard in self._stirred]
         self._stirred.clear()
