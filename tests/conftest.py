@@ -23,3 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--etcd-down", type=float, default=12, help="seconds, where etcd stops")
     parser.addoption("--seeds", type=int, default=300, help="runs of the simulation")
     parser.addoption("--seed", type=int, default=None, help="replay this seed")
+    parser.addoption(
+        "--trace-of",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="of a failing run's trace, all lines of this process, or with this word (repeatable)",
+    )

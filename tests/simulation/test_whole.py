@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
+from simulator.machines import MachineLoop, Process, simulate_machines
+from simulator.trace import Trace
 from simulator.whole_run import play
 from simulator.workload import HURRY_S
 
@@ -22,7 +26,8 @@ def seeds(request: pytest.FixtureRequest) -> list[int]:
 
 
 def test_every_promise_holds_with_everything_together(request: pytest.FixtureRequest) -> None:
-    outcomes = [play(seed) for seed in seeds(request)]
+    words = tuple(request.config.getoption("--trace-of"))
+    outcomes = [play(seed, trace_words=words) for seed in seeds(request)]
     if request.config.getoption("--seed") is None:
         calls = sum(o.calls for o in outcomes)
         hurried = sum(o.hurried for o in outcomes)
@@ -34,6 +39,25 @@ def test_every_promise_holds_with_everything_together(request: pytest.FixtureReq
 def test_a_long_run_is_checked_as_one(request: pytest.FixtureRequest) -> None:
     calls = min(100_000, 5 * request.config.getoption("--seeds"))
     assert play(4, calls=calls).calls >= calls
+
+
+def test_a_trace_can_be_read_by_process_shard_and_object() -> None:
+    async def run(loop: MachineLoop) -> Trace:
+        trace = Trace(lambda: 1001.5)
+        trace.note("a is killed")
+        with trace.listening():
+            log = logging.getLogger("roost_node")
+            Process("a", loop).context.run(log.info, "own shard", extra={"shard": 2})
+            Process("b", loop).context.run(log.info, "own shard", extra={"shard": 21})
+        return trace
+
+    trace = simulate_machines(run)
+    killed, two, other = trace.lines()
+    assert two == "   1.5000 a        own shard shard=2"
+    assert trace.lines("a") == [killed, two], "faults are always told"
+    assert trace.lines("shard 2") == trace.lines("shard=2") == [killed, two]
+    assert trace.lines("b") == [killed, other]
+    assert trace.lines("own shard") == [killed, two, other]
 
 
 def test_a_seed_replays_exactly() -> None:

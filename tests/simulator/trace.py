@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from simulator.machines import current
 
 LINES_MAX = 20_000
+LATEST = 120
+START_S = 1000  # of the loop's clock
 LOGGERS = ("roost", "roost_node", "roost_router")
 _PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -30,15 +33,19 @@ class Trace(logging.Handler):
         process = current()
         self._lines.append((self._now_s(), process.name if process else "*", record))
 
-    def lines(self, *words: str, count: int = 120) -> list[str]:
-        """The last ones that hold one of the words, or what the nemesis did; no words: all."""
+    def lines(self, *words: str) -> list[str]:
+        """The latest; or of all that are kept, those that tell of one of the words, and the faults.
+
+        A word is a process ("a", "r0", "client1"), or any text of a line: "Counter/b". A number behind a
+        name is found whichever way it is written: "shard 2" and "shard=2" are one.
+        """
         found = [
-            f"{at - 1000:9.4f} {who:8} {text}"
+            f"{at - START_S:9.4f} {who:8} {text}"
             for at, who, said in self._lines
             for text in [said if isinstance(said, str) else _text(said)]
-            if not words or who == "*" or any(word in text for word in words)
+            if not words or who == "*" or any(_tells_of(word, who, text) for word in words)
         ]
-        return found[-count:]
+        return found if words else found[-LATEST:]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -56,6 +63,13 @@ class Trace(logging.Handler):
                 log.removeHandler(self)
                 log.setLevel(level)
                 log.propagate = propagate
+
+
+def _tells_of(word: str, who: str, text: str) -> bool:
+    if len(word) == 1 or who == word:
+        return who == word
+    word = word.replace("=", " ")
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text.replace("=", " ")) is not None
 
 
 def _text(record: logging.LogRecord) -> str:
