@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 BATCH_BYTES_MAX = 2 * 1024 * 1024
 STALL_RETRY_S = 0.002
+SEND_TURNS = 2  # of the loop, until an entry is on its way to followers: a flush on the spot would hold it up
 
 
 class Raw:
@@ -90,17 +91,25 @@ class Committer:
         """Take an entry; its outputs leave when it is durable."""
         if shard.replica is not None:
             shard.replica.on_appended(shard, entry)
-        self._add((shard, entry))
+            self._add((shard, entry), after=SEND_TURNS)
+        else:
+            self._add((shard, entry))
 
     def write(self, ops: Sequence[Op], done: Callable[[], None]) -> None:
         """Write something else, in order with the entries; `done` when it is durable."""
         self._add(Raw(ops, done))
 
-    def _add(self, item: Item) -> None:
+    def _add(self, item: Item, after: int = 0) -> None:
         self._pending.append(item)
         self.backlog_bytes += size_of(item)
         if not self._scheduled and not self._flushing:
             self._scheduled = True
+            self._cycle_after(after)
+
+    def _cycle_after(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._cycle_after, turns - 1)
+        else:
             self._loop.call_soon(self._cycle)
 
     @property
