@@ -379,10 +379,13 @@ def test_a_router_serves_one_cluster() -> None:
         table.on_shape(Shape("other", HASH_NAME, b"", 4))
 
 
-def test_server_time_follows_the_nodes_and_never_runs_back() -> None:
+def test_server_time_follows_the_nodes_and_never_stands_still_nor_runs_back() -> None:
     clock = ServerTime()
     clock.on_hello(1_000_000, 500)
     assert clock.now_ms(600) == 1_000_100
     clock.on_hello(999_000, 600)
-    assert clock.now_ms(700) == 1_000_100
-    assert clock.now_ms(2_600) == 1_001_000
+    assert clock.now_ms(680) == 1_000_170, "a retry after 80 ms must not wait for 1.1 s"
+    assert [clock.now_ms(681 + n) for n in range(8)][-1] == 1_000_177, "however often it is asked"
+    assert clock.now_ms(60_600) == 1_059_000, "it has been caught up with"
+    clock.on_hello(1_100_000, 60_600)
+    assert clock.now_ms(60_601) == 1_100_001
