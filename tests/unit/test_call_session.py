@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from roost.errors import (
     DeadlineExceededError,
+    NotOwnerError,
     OutcomeUnknownError,
     OverloadedError,
     RoostError,
@@ -64,6 +65,35 @@ def test_a_deadline_that_may_have_taken_effect_is_told_as_such() -> None:
     cut = DeadlineExceededError("the deadline passed", took_effect="maybe")
     session.on_messages([refusal(asked.call, cut)], DEADLINE_MS + 1)
     assert isinstance(asked.error, DeadlineExceededError)
+
+
+def test_a_refusal_says_nothing_of_an_attempt_on_a_link_that_broke() -> None:
+    for is_told_late in (False, True):
+        session, asked = started()
+        session.outgoing = []  # it went out
+        session.on_lost()
+        assert isinstance(asked.call, Call)
+        nobody = NotOwnerError("shard 3 is not owned by this node")
+        session.on_messages([refusal(asked.call, nobody)], DEADLINE_MS - 1)
+        if is_told_late:
+            session.on_tick(DEADLINE_MS + 20)  # sent again
+            late = DeadlineExceededError("no owner could be reached in time", took_effect="no")
+            session.on_messages([refusal(asked.call, late)], DEADLINE_MS + 21)
+        else:
+            session.on_tick(DEADLINE_MS + 100)
+        assert isinstance(asked.error, DeadlineExceededError)
+        assert asked.error.took_effect == "maybe"
+
+
+def test_what_had_not_gone_out_when_a_link_broke_did_nothing() -> None:
+    session, asked = started()
+    session.on_lost()  # the server was going away, and new calls were held
+    assert isinstance(asked.call, Call)
+    session.on_messages(
+        [refusal(asked.call, NotOwnerError("shard 3 is not owned by this node"))], DEADLINE_MS - 1
+    )
+    session.on_tick(DEADLINE_MS + 100)
+    assert isinstance(asked.error, NotOwnerError)
 
 
 def test_a_call_that_is_sent_again_says_what_is_finished_by_now() -> None:

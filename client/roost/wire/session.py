@@ -11,6 +11,9 @@ the call here even when no answer comes, a moment after the owner would have sai
 An owner that was restarted knows nothing of a stub's earlier calls. So each attempt says anew what the
 oldest unfinished call is, and after a break, or when the owner misses an earlier call, it is told which
 of those in between are finished: or it would wait for them for ever.
+
+A refusal speaks of its own attempt. Where an earlier one went out on a link that broke, nobody here
+knows what became of that, and the call does not end with "nothing happened" for want of time.
 """
 
 from __future__ import annotations
@@ -53,13 +56,15 @@ class Waiting:
     """A call that is not finished. The shell derives from it."""
 
     __slots__ = (
-        "attempts", "bucket", "call", "done", "got_items", "order", "order_lost", "retry_bucket", "why",
+        "attempts", "bucket", "call", "done", "got_items", "is_unsure", "order", "order_lost",
+        "retry_bucket", "why",
     )  # fmt: skip
 
     def __init__(self, call: Call | Query, order: StubOrder | None = None) -> None:
         self.call = call
         self.order = order
         self.order_lost = False  # the owner may not know what came before
+        self.is_unsure = False  # an attempt may have taken effect, whatever later ones were told
         self.attempts = 0
         self.bucket = -1
         self.retry_bucket = -1
@@ -154,16 +159,16 @@ class CallSession:
             again = False
         if not again:
             self._forget(waiting)
-            if (
-                isinstance(error, DeadlineExceededError)
-                and waiting.why
-                and error.took_effect == "no"
-            ):
+            is_late = isinstance(error, DeadlineExceededError) and error.took_effect == "no"
+            if is_late and waiting.is_unsure:
+                waiting.fail(_no_answer(call))  # said by a router, perhaps, of its own attempts
+            elif is_late and waiting.why:
                 waiting.fail(waiting.why)  # the last refusal tells more than the time it cost
             else:
                 waiting.end(reply)
             return
         waiting.why = error
+        waiting.is_unsure |= error.took_effect != "no"
         if reply.error is not None and reply.error.type == OutOfOrderError.__name__:
             waiting.order_lost = True
         retry_after_ms = int(getattr(error, "retry_after_s", 0.0) * 1000)
@@ -193,22 +198,19 @@ class CallSession:
         assert isinstance(call, Call)
         refused = waiting.retry_bucket >= 0
         self.give_up(waiting)
-        if refused and waiting.why is not None:
+        if refused and waiting.why is not None and not waiting.is_unsure:
             waiting.fail(waiting.why)  # nothing happened, and this is why
-            return
-        waiting.fail(
-            DeadlineExceededError(
-                f"no answer from {call.class_name}/{call.key}.{call.method} before the deadline: the "
-                f"same request id finds out what became of it"
-            )
-        )
+        else:
+            waiting.fail(_no_answer(call))
 
     def on_lost(self) -> None:
         """The link is gone: everything unfinished goes out again over the next one, in order."""
         unfinished = sorted(self._open.values(), key=_order)
         self._open = {}
+        unsent = {message.id for message in self.outgoing if isinstance(message, Call)}
         self.outgoing = []
         for waiting in unfinished:
+            waiting.is_unsure |= waiting.call.id not in unsent
             if waiting.got_items:
                 self._forget(waiting)
                 waiting.fail(_stream_error())
@@ -263,6 +265,13 @@ class CallSession:
 def _order(waiting: Waiting) -> tuple[int, int]:
     call = waiting.call
     return (call.stub_id, call.sequence) if isinstance(call, Call) else (0, 0)
+
+
+def _no_answer(call: Call) -> DeadlineExceededError:
+    return DeadlineExceededError(
+        f"no answer from {call.class_name}/{call.key}.{call.method} before the deadline: the "
+        f"same request id finds out what became of it"
+    )
 
 
 def _stream_error() -> RoostError:
