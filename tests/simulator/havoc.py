@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
 from roost.cluster.ids import ShardId
 from roost_node.core.record import StoreId
 from roost_node.host.host import Host
+from roost_node.ownership.memory import MemoryCoordinator
 from simulator.whole import Machine, Whole
+
+DOUBT_S = 3.0
 
 
 class Taste:
@@ -20,6 +24,7 @@ class Taste:
         "etcd_down", "etcd_frozen", "slow_net", "slow_disk", "slow_etcd", "lossy_etcd", "move",
         "drain", "router", "router_cut", "clock", "evict",
     )  # fmt: skip
+    RARE = ("flush_fails", "wipe", "handoff_in_doubt", "late_reads")
 
     def __init__(self, rng: random.Random) -> None:
         self.weights = {kind: rng.choice((0, 0, 0.1, 1, 1, 3, 6)) for kind in self.KINDS}
@@ -33,6 +38,7 @@ class Taste:
         self.etcd_s = rng.choice((0.002, 0.02, 0.08))
         self.pauses_s = rng.choice(((0, 0.01), (0, 0.1, 1), (0.3, 1.5)))
         self.length_s = rng.choice((8.0, 15.0, 25.0))
+        self.weights |= {kind: rng.choice((0, 0, 0, 0.3, 2)) for kind in self.RARE}
 
 
 class Havoc:
@@ -85,6 +91,25 @@ class Havoc:
 
     def power(self) -> None:
         self.kill(power=True)
+
+    def flush_fails(self) -> None:
+        """One fsync: that process ends, and is started again."""
+        machine = self._up()
+        if machine is not None and machine.host is not None:
+            self.whole.trace.note(f"the next flush of {machine.name} fails")
+            machine.store.next_flush_fails = True
+            self._restart(machine)
+
+    def wipe(self) -> None:
+        """A disk is lost. Perhaps an operator says so; else others wait for its store, for a while."""
+        machine = self._up()
+        if machine is not None and self.whole.may_wipe(machine):
+            lost = machine.store_id
+            self.whole.wipe(machine.name)
+            self._later(self.whole.boot, machine.name)
+            if self.rng.random() < 0.5:
+                self.whole.trace.note(f"{lost} is drained: it will not come back")
+                self.whole.etcd.change(lambda registry: registry.drain(lost, True))
 
     def stop(self) -> None:
         """SIGTERM: it hands its shards over, ends, and is started again (a deploy)."""
@@ -199,14 +224,16 @@ class Havoc:
     def cut_etcd(self) -> None:
         machine = self._up()
         if machine is not None and machine.coordinator is not None:
-            coordinator = machine.coordinator
-            self.whole.trace.note(f"cut {machine.name}>etcd")
-            coordinator.is_cut = True
+            self._cut_etcd(machine.coordinator, machine.name)
 
-            def heal() -> None:
-                coordinator.is_cut = False
+    def _cut_etcd(self, coordinator: MemoryCoordinator, name: str) -> None:
+        self.whole.trace.note(f"cut {name}>etcd")
+        coordinator.is_cut = True
 
-            self._later(heal)
+        def heal() -> None:
+            coordinator.is_cut = False
+
+        self._later(heal)
 
     def etcd_down(self) -> None:
         self.whole.trace.note("etcd is down")
@@ -234,20 +261,60 @@ class Havoc:
     def _good_etcd(self) -> None:
         self.whole.etcd_late = self.whole.etcd_lost = 0.0
 
+    def late_reads(self) -> None:
+        """What a node reads in etcd is old when it comes: from before its own handoffs, perhaps (H1)."""
+        machine = self._up()
+        if machine is not None:
+            machine.etcd_late_s = self.rng.uniform(0.1, 0.7)
+            self.whole.trace.note(f"what {machine.name} reads in etcd comes late")
+            for shard, versioned in sorted(self.whole.etcd.registry.shards.items()):
+                if versioned.record.owner == machine.store_id:
+                    self._pin(shard, self.rng.choice(versioned.record.in_sync))
+            self._later(self._no_late_reads, machine)
+
+    def _no_late_reads(self, machine: Machine) -> None:
+        machine.etcd_late_s = 0.0
+
+    def handoff_in_doubt(self) -> None:
+        """A handoff is applied; its owner is not told, and cut off from etcd and the target (H1)."""
+        whole = self.whole
+        shard = ShardId(self.rng.randrange(whole.shards))
+        versioned = whole.etcd.registry.shards.get(shard)
+        owner = whole.machine_of(versioned.record.owner) if versioned is not None else None
+        if versioned is not None and owner is not None and owner.coordinator is not None:
+            others = [s for s in versioned.record.in_sync if s != owner.store_id]
+            if others:
+                self._pin(shard, self.rng.choice(others))
+                owner.is_unanswered = True
+                whole.act(self._cut_off_old_owner(shard, owner))
+
+    async def _cut_off_old_owner(self, shard: ShardId, owner: Machine) -> None:
+        etcd, coordinator = self.whole.etcd, owner.coordinator
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DOUBT_S):
+                while (store := etcd.registry.shards[shard].record.owner) == owner.store_id:
+                    await etcd.moved()
+                target = self.whole.machine_of(store)
+                if target is not None and coordinator is not None and not self.is_over:
+                    self._cut_etcd(coordinator, owner.name)
+                    self._cut((owner.name, target.name), (target.name, owner.name))
+        owner.is_unanswered = False
+
     # -- operators -------------------------------------------------------------------------
 
     def move(self) -> None:
         """A shard is to be owned by another store."""
-        whole = self.whole
-        shard = ShardId(self.rng.randrange(whole.shards))
-        store = self.rng.choice([None, *whole.machines])
-        whole.trace.note(f"shard {shard} is pinned to {store}")
-        wanted = StoreId(store) if store else None
-        whole.etcd.change(lambda registry: registry.pin(shard, wanted))
+        shard = ShardId(self.rng.randrange(self.whole.shards))
+        stores = [machine.store_id for machine in self.whole.machines.values()]
+        self._pin(shard, self.rng.choice([None, *stores]))
+
+    def _pin(self, shard: ShardId, store: StoreId | None) -> None:
+        self.whole.trace.note(f"shard {shard} is pinned to {store}")
+        self.whole.etcd.change(lambda registry: registry.pin(shard, store))
 
     def drain(self) -> None:
         """A store is to be emptied; not for long."""
-        store = StoreId(self.rng.choice(list(self.whole.machines)))
+        store = self.rng.choice(list(self.whole.machines.values())).store_id
         self.whole.trace.note(f"{store} is drained")
         self.whole.etcd.change(lambda registry: registry.drain(store, True))
         self._later(self._no_drain, store)
@@ -267,11 +334,14 @@ class Havoc:
         self._quick_disk()
         self._good_etcd()
         whole.etcd.resume()
-        for store in list(whole.etcd.registry.drains):
+        there = {machine.store_id for machine in whole.machines.values()}
+        for store in sorted(whole.etcd.registry.drains & there):
             self._no_drain(store)
         for shard in list(whole.etcd.registry.pins):
             whole.etcd.change(lambda registry, shard=shard: registry.pin(shard, None))  # type: ignore[misc]
         for machine in whole.machines.values():
+            machine.store.next_flush_fails = machine.is_unanswered = False
+            machine.etcd_late_s = 0.0
             if machine.coordinator is not None:
                 machine.coordinator.is_cut = False
             if machine.process is not None:

@@ -95,6 +95,8 @@ class Pipe:
         self.on_end: Callable[[], object] = lambda: None
 
     def send(self, data: Any) -> None:
+        if isinstance(data, bytes) and self._source.is_dead:
+            return  # it ended in the middle of this step
         network = self.network
         now = network.loop.time()
         self._at = max(self._at, now + network.latency_s())

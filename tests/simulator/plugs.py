@@ -31,8 +31,12 @@ class Flusher:
 
     def start(self, flush: Callable[[], None], done: Done) -> None:
         def finish() -> None:
-            flush()
-            done(None)
+            failure = None
+            try:
+                flush()
+            except OSError as error:
+                failure = error
+            done(failure)
 
         delay = self._whole.rng.random() * self._whole.flush_s
         asyncio.get_running_loop().call_later(delay, finish)

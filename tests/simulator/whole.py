@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import contextvars
+import functools
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from roost.adapters.channel import ChannelTransport
@@ -24,13 +26,14 @@ from roost_node import cluster as member_module
 from roost_node.config import Limits
 from roost_node.core.clock import ServerClock
 from roost_node.core.record import ClusterConfig, DeathRecord, StoreId
+from roost_node.core.replication.owner import Owner
 from roost_node.host import host as host_module
 from roost_node.host.loader import specs_of
 from roost_node.node import Node
 from roost_node.ownership.faulty_registry import FaultyRegistry
 from roost_node.ownership.memory import Fate, MemoryCoordinator
 from roost_node.server import Server
-from roost_node.storage.memory import MemoryStore
+from roost_node.storage.memory import LostFlushError, MemoryStore
 from roost_router.embedded import Direct
 from roost_router.router import Router
 from roost_router.server import Server as RouterServer
@@ -56,6 +59,10 @@ class Machine:
         self.coordinator: MemoryCoordinator | None = None
         self.stop = asyncio.Event()
         self.wall_offset_ms = EPOCH_MS
+        self.disks = 1  # how many it has had
+        self.etcd_late_s = 0.0  # answers to its reads are on the way for longer by so much
+        self.owners: dict[ShardId, Owner] = {}  # the latest of each shard
+        self.is_unanswered = False  # its changes are carried out, and it is not told
 
     @property
     def is_up(self) -> bool:
@@ -64,6 +71,10 @@ class Machine:
     @property
     def address(self) -> str:
         return f"{self.name}:7400"
+
+    @property
+    def store_id(self) -> StoreId:
+        return StoreId(self.store.store_id)
 
 
 class Whole:
@@ -91,6 +102,7 @@ class Whole:
             self.machines[name] = Machine(name, store)
         self.routers: dict[str, Process | None] = {f"r{n}": None for n in range(routers)}
         self.failed: asyncio.Future[None] = loop.create_future()
+        self._outside = contextvars.copy_context()  # of all processes
         self._clients = 0
         loop.set_exception_handler(self._on_loop_error)
         loop.after_step = self._after_step
@@ -130,9 +142,14 @@ class Whole:
             return int((self.loop.time() * 1000 + machine.wall_offset_ms) * 1_000_000)
 
         def fatal(error: BaseException) -> None:
-            self.fail(f"{process.name} ends itself", error)
+            if not isinstance(error, LostFlushError):
+                self.fail(f"{process.name} ends itself", error)
+            elif not process.is_dead:  # `os._exit`: no step more
+                self.trace.note(f"a flush of {process.name} has failed")
+                self.kill(machine.name, power=False, proven=self.rng.random() < 0.5)
 
-        coordinator = machine.coordinator = MemoryCoordinator(self.etcd, self._weather)
+        weather = functools.partial(self._weather, machine=machine)
+        coordinator = machine.coordinator = MemoryCoordinator(self.etcd, weather)
         async with contextlib.AsyncExitStack() as stack:
             agreed = self.etcd.registry.config
             assert agreed is not None
@@ -213,12 +230,33 @@ class Whole:
 
     # -- what happens to it ----------------------------------------------------------------
 
+    def _on_owner(self, machine: Machine, shard: ShardId, owner: Owner) -> None:
+        before = machine.owners.get(shard)
+        if before is not None and owner.epoch <= before.epoch:
+            raise ViolationError(
+                f"{machine.name} begins epoch {owner.epoch} of shard {shard} after {before.epoch}"
+            )
+        machine.owners[shard] = owner
+
+    def act(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Something happens outside of all processes."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.fail("the simulation failed", error)
+
+        self.loop.create_task(doing, context=self._outside).add_done_callback(ended)
+
+    def machine_of(self, store: StoreId) -> Machine | None:
+        """None: its disk was lost."""
+        return next((m for m in self.machines.values() if m.store_id == store), None)
+
     def kill(self, name: str, *, power: bool, proven: bool) -> None:
         """`kill -9`, or the machine loses its power; `proven`: a supervisor saw it."""
         machine = self.machines[name]
         process = machine.process
         assert process is not None
-        session = self.etcd.registry.sessions.get(StoreId(name))
+        session = self.etcd.registry.sessions.get(machine.store_id)
         unflushed = machine.store.unflushed_count
         survives = self.rng.randint(0, unflushed) if power else unflushed
         self.trace.note(f"{name} {'loses power' if power else 'is killed'}, keeps {survives}")
@@ -229,8 +267,22 @@ class Whole:
         if proven and session is not None:
             death = DeathRecord(session.store, session.session)
             supervisor = MemoryCoordinator(self.etcd, self._weather)
-            task = self.loop.create_task(_tell_death(supervisor, death))
-            task.add_done_callback(lambda _: None)
+            self.act(_tell_death(supervisor, death))
+
+    def may_wipe(self, machine: Machine) -> bool:
+        """Would every shard keep two copies that count, whatever change of its record is under way?"""
+        there = {one.store_id for one in self.machines.values()} - {machine.store_id}
+        records = [versioned.record for versioned in self.etcd.registry.shards.values()]
+        return all(len(there.intersection(record.in_sync)) >= 2 for record in records)
+
+    def wipe(self, name: str) -> None:
+        """The machine's disk is lost. It comes back with an empty one, and that is another store."""
+        machine = self.machines[name]
+        self.kill(name, power=True, proven=False)
+        machine.disks += 1
+        machine.owners.clear()  # it remembers nothing, and others do not know it
+        machine.store = MemoryStore(shards=SHARDS, seed=b"whole", store_id=f"{name}{machine.disks}")
+        self.trace.note(f"the disk of {name} is lost, the next one is {machine.store_id}")
 
     def freeze(self, name: str, *, asleep: bool) -> None:
         """SIGSTOP, or the machine is suspended."""
@@ -247,12 +299,16 @@ class Whole:
             process.thaw()
             self.network.changed()
 
-    def _weather(self, kind: str) -> Fate:
+    def _weather(self, kind: str, machine: Machine | None = None) -> Fate:
         rng = self.rng
         slow_s = self.etcd_s * (100 if rng.random() < self.etcd_late else 1)
         there_s, back_s = rng.random() * slow_s, rng.random() * slow_s
         loses = rng.random()
         lost = self.etcd_lost
+        if machine is not None and machine.is_unanswered and kind == "apply":
+            return Fate(there_s, back_s, answer_lost=True)
+        if machine is not None and kind == "read":
+            back_s += machine.etcd_late_s
         return Fate(there_s, back_s, loses < lost / 2, lost / 2 <= loses < lost)
 
     # -- watching --------------------------------------------------------------------------
@@ -269,8 +325,11 @@ class Whole:
 
     def _watch(self, process: Process, task: asyncio.Task[Any]) -> None:
         def ended(task: asyncio.Task[Any]) -> None:
-            if not process.is_dead and not task.cancelled() and task.exception() is not None:
-                self.fail(f"{process.name} ended", task.exception())
+            if not process.is_dead and not task.cancelled() and (error := task.exception()):
+                if isinstance(error, LostFlushError):  # the last one, when it had been told to stop
+                    self.kill(process.name, power=False, proven=False)
+                else:
+                    self.fail(f"{process.name} ended", error)
 
         task.add_done_callback(ended)
 
@@ -281,18 +340,30 @@ class Whole:
         self.fail(f"a handler of {process.name} failed", error)
 
     def _after_step(self, process: Process) -> None:
-        """P3: whatever just happened there, nobody else may be able to release what it may."""
+        """P3: whatever just happened there, nobody else may be able to release what it may.
+
+        And nobody begins an epoch twice: its second beginning would be made of old news (H1).
+        """
         machine = self.machines.get(process.name)
         if machine is None or machine.member is None:
             return
         now_ms = process.boot_ms()
         for shard, owner in machine.member.replicas.owners.items():
+            if owner is not machine.owners.get(shard):
+                self._on_owner(machine, shard, owner)
             if owner.may_release_read(now_ms):
                 for other in self.machines.values():
                     if other is not machine and self.may_release(other, shard):
                         raise ViolationError(
                             f"{process.name} and {other.name} may both release for shard {shard}"
                         )
+
+    @property
+    def is_short_of_a_store(self) -> bool:
+        """Do records still name a store whose disk is lost?"""
+        there = {machine.store_id for machine in self.machines.values()}
+        records = [versioned.record for versioned in self.etcd.registry.shards.values()]
+        return any(set(record.in_sync + record.learners) - there for record in records)
 
     def may_release(self, machine: Machine, shard: ShardId) -> bool:
         """Could it, now, if it had a step to do?"""

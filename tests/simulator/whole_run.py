@@ -16,6 +16,7 @@ from simulator.workload import CLASSES, Workload
 
 CALLERS = 6
 CALLS_MAX = 400
+OFTEN = 6
 PROGRESS_S = 90.0
 """After the last fault every open call must be answered within this."""
 
@@ -32,12 +33,22 @@ class Outcome:
     steps: int
 
 
-def play(seed: int, *, calls: int = 0, trace_words: tuple[str, ...] = ()) -> Outcome:
-    """Raises ViolationError; its note is the trace. `calls`: go on until so many were answered."""
+def play(
+    seed: int,
+    *,
+    calls: int = 0,
+    favour: tuple[str, ...] = (),
+    trace_words: tuple[str, ...] = (),
+) -> Outcome:
+    """Raises ViolationError; its note is the trace.
+
+    `calls`: go on until so many were answered. `favour`: these faults come often.
+    """
     whole: list[Whole] = []
 
     async def main(loop: MachineLoop) -> Outcome:
         taste = Taste(seeded(seed, "taste"))
+        taste.weights |= dict.fromkeys(favour, OFTEN)
         if calls:
             taste.pauses_s, taste.every_s = (0, 0.002), 2.5
         one = Whole(loop, seed, taste.nodes, taste.routers, *CLASSES)

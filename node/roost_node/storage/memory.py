@@ -9,6 +9,10 @@ from roost_node.core.log import DeleteRange, Op
 from roost_node.storage.engine import TableFile
 
 
+class LostFlushError(OSError):
+    """A flush failed, as it was to: what it should have made safe is lost for good."""
+
+
 class MemoryStore:
     """Rows in a dict with a sorted list of keys."""
 
@@ -20,6 +24,7 @@ class MemoryStore:
         self.seed = seed
         self.shards = shards
         self.stalled = False
+        self.next_flush_fails = False
         self._rows: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []
         self._flushed: dict[bytes, bytes] = {}
@@ -49,6 +54,10 @@ class MemoryStore:
 
     def sync(self) -> None:
         """What was written is safe now."""
+        if self.next_flush_fails:
+            self.next_flush_fails = False
+            self._unflushed = []  # still to be read, as from a page cache
+            raise LostFlushError("this flush was to fail")
         # Batch by batch: a copy of all rows for each flush would make long runs quadratic.
         for batch in self._unflushed:
             _apply(batch, self._flushed, self._flushed_keys)

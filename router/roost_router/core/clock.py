@@ -14,7 +14,7 @@ SLOW = 7 / 8  # of the time that passes, while a clock that is behind is waited 
 class ServerTime:
     """Milliseconds since 1970, after the first hello."""
 
-    __slots__ = ("_base_ms", "_last_ms", "_last_monotonic_ms", "is_known")
+    __slots__ = ("_base_ms", "_last_monotonic_ms", "_last_ms", "is_known")
 
     def __init__(self) -> None:
         self._base_ms = 0
