@@ -41,6 +41,7 @@ from roost_node.ownership.coordinator import (
     UnansweredError,
 )
 from roost_node.ownership.session import SessionLoop
+from roost_node.relay import Relay
 from roost_node.replication.generation import (
     Believed,
     read_generation,
@@ -175,6 +176,7 @@ class Member:
         self._campaign: asyncio.Task[None] | None = None
         self._session: SessionLoop | None = None
         self._stopping = False
+        self._address = ""  # where others reach us
         self._slept_ms = _slept_ms()
         self._random = random.Random()
 
@@ -213,7 +215,8 @@ class Member:
         self.replicator.audience = self
         self._records.listener = self
         host.ownership = self.replicator
-        self._neighbours = Neighbours(self._addresses)
+        self._neighbours = Neighbours(self._addresses, lambda: self._address)
+        self.relay = Relay(self._addresses)
         host.children.elsewhere = self._neighbours
         self.peer_server = PeerServer(self._peers)
         self.sizes = ShardSizes(
@@ -238,6 +241,7 @@ class Member:
         self._publish = publish
         self._tell = tell
         self._set_serving = set_serving
+        self._address = address
         me = StoreId(self._node.store.store_id)
         if not address:
             raise StoreError(
@@ -283,6 +287,7 @@ class Member:
         for task in (*self._running, *([self._campaign] if self._campaign else [])):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        self.relay.close()
         await self._neighbours.close()
         await self._peers.close()
         self.replicator.close()

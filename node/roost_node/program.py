@@ -127,7 +127,7 @@ async def _serve(
             sizes=member.sizes if member is not None else dict,
         )
         if member is not None:
-            server.serve_peers(member.peer_server)
+            server.serve_cluster(member.peer_server, member.relay)
         await server.start(alone=member is None)
         stack.push_async_callback(server.stop)
         if member is not None:

@@ -65,6 +65,7 @@ from roost.wire.messages import (
 from roost_node.admin import Admin
 from roost_node.host.call import ActiveCall, Cancelled, Waiter
 from roost_node.node import Node
+from roost_node.relay import Relay
 from roost_node.replication.peer_server import PeerServer
 from roost_node.storage.sizes import Sizes
 from roost_node.view import Alone, ClusterView
@@ -393,6 +394,7 @@ class Server:
         self._objects = Objects(node, trusted=is_loopback(host))
         self._host = host
         self._port = port
+        self._relay: Relay | None = None
         check_host(host, insecure=insecure)
         self._server = grpc.aio.server(options=OPTIONS)
         objects_pb2_grpc.add_ObjectsServicer_to_server(self._objects, self._server)
@@ -408,9 +410,11 @@ class Server:
         )
         self.port = 0
 
-    def serve_peers(self, peers: PeerServer) -> None:
-        """Other nodes' streams come in here, too; before `start`."""
+    def serve_cluster(self, peers: PeerServer, relay: Relay) -> None:
+        """Other nodes' streams come in here, too, and sessions with others; before `start`."""
         peers.add_to(self._server)
+        relay.add_to(self._server)
+        self._relay = relay
 
     def publish(self, shards: ShardMap, changed: Iterable[ShardRecord]) -> None:
         """Tell all that watch who owns what now."""
@@ -431,10 +435,14 @@ class Server:
             self._map.publish(self._node.shard_map(self.advertised()), ())
         await self.set_serving(alone)
         await self._server.start()
-        self._node.telemetry.gauges["roost_sessions"] = (
-            "open sessions",
-            lambda: len(self._objects.sessions),
-        )
+        relay = self._relay
+        self._node.telemetry.gauges |= {
+            "roost_sessions": ("open sessions", lambda: len(self._objects.sessions)),
+            "roost_relayed_sessions": (
+                "sessions with other nodes, by way of this one",
+                lambda: relay.open_count if relay is not None else 0,
+            ),
+        }
 
     async def set_serving(self, is_serving: bool) -> None:
         """What the health service says from now on; once the server drains it says no, whatever this is."""
@@ -452,6 +460,8 @@ class Server:
         await self._health.enter_graceful_shutdown()
         for session in list(self._objects.sessions):
             session.say_goodbye()
+        if self._relay is not None:
+            self._relay.close()
 
     async def stop(self) -> None:
         """Hang up."""

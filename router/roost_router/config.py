@@ -48,7 +48,7 @@ class Limits:
     sessions_max: int = knob(10_000, "open sessions of clients", "sessions", 1, 10**6)
     grace_s: float = knob(10.0, "how long open calls may go on at a shutdown", "s", 0, 3_600)
     keepalive_s: float = knob(
-        2.0, "a node that has not answered a ping for so long is connected to anew", "s", 0.1, 600
+        1.5, "a node that has not answered a ping for so long is connected to anew", "s", 0.1, 600
     )
 
     def __post_init__(self) -> None:

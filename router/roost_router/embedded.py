@@ -28,11 +28,13 @@ from roost_router.router import Router
 class Direct:
     """A `Transport` with a link to every owner."""
 
-    def __init__(self, addresses: Sequence[str], *, connect_timeout_s: float) -> None:
+    def __init__(
+        self, addresses: Sequence[str], *, connect_timeout_s: float, own: str = ""
+    ) -> None:
         self._addresses = tuple(addresses)
         self._timeout_s = connect_timeout_s * len(self._addresses)
         self._loop = asyncio.get_running_loop()
-        self._router = Router(self._addresses)
+        self._router = Router(self._addresses, own=own)
         self._operators = Operators(self._router)
         self._client = Client(self._wake)
         self._receiver: Receiver | None = None

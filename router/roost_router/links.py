@@ -1,7 +1,9 @@
 """One multiplexed stream to each node that the map names; and the ear for news of the map.
 
 All messages handed over while a stream is busy go out together with its next frame. A link that
-breaks is made again for as long as the map names its address.
+breaks is made again for as long as the map names its address: straight, or by way of another node where the
+straight way is silent (`core/ways.py`). One that goes by way of another looks for the straight way now and
+then, and takes it when no stream would break.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NoReturn
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
 from roost import __version__
-from roost.adapters.channel import SILENT, pings, ready
+from roost.adapters.channel import RELAY_METHOD, RELAY_TO, SESSION_METHOD, SILENT, pings, ready
 from roost.adapters.map_news import moved_from_pb, records_from_pb, shape_from_pb
 from roost.cluster.shard_map import Shape, ShardRecord
 from roost.errors import RoostError
@@ -25,15 +28,18 @@ from roost.wire.messages import WIRE_VERSION
 from roost_router.core.calls import Link
 from roost_router.core.clock import ServerTime
 from roost_router.core.forward import Forwarder
+from roost_router.core.ways import Way, Ways
 from roost_router.frames import client_frames, closed_error
 
 log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
+REFUSED_S = 0.05  # a machine that lives refuses sooner
 PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 1.0
 PAUSE_WATCH_S_MAX = 0.5
-PING_S = 5.0  # nodes take it ill when they are asked more often
+PING_S = 1.0
+LOOK_S = 2.0  # between looks for the straight way
 COMMITTED = objects_pb2.OutcomeReply.COMMITTED
 
 _random = random.SystemRandom()
@@ -62,11 +68,15 @@ class LinkRunner:
         core: Forwarder,
         clock: ServerTime,
         monotonic_s: Callable[[], float],
+        others: Callable[[], Sequence[str]],
         *,
         keepalive_s: float,
         trusted: bool,
     ) -> None:
+        """`others`: addresses of nodes by whose way it may go."""
         self._core = core
+        self._others = others
+        self._ways = Ways()
         self._clock = clock
         self._monotonic_s = monotonic_s
         self._trusted = trusted
@@ -82,11 +92,14 @@ class LinkRunner:
         while True:
             started_s = self._monotonic_s()
             try:
-                await self._connected()
+                await self._connected(self._ways.next(self._others()))
             except (grpc.aio.AioRpcError, TimeoutError, OSError, DecodeError, _Broken) as error:
                 why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                took_s = self._monotonic_s() - started_s
                 if self.link.is_open:
                     log.warning("link lost", extra={"node": self.link.address, "why": why})
+                else:
+                    self._ways.on_failed(silent=took_s > REFUSED_S)
             finally:
                 self._core.on_link_lost(self.link)
                 self.room.set()
@@ -95,14 +108,17 @@ class LinkRunner:
             await asyncio.sleep(pause_s * (0.5 + _random.random()))
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
-    async def _connected(self) -> None:
-        async with grpc.aio.insecure_channel(self.link.address, options=self._options) as channel:
-            async with asyncio.timeout(CONNECT_S):
+    async def _connected(self, way: Way) -> None:
+        address = self.link.address
+        async with grpc.aio.insecure_channel(way.via or address, options=self._options) as channel:
+            async with asyncio.timeout(way.patience_s) as connecting:
                 await ready(channel)
+                # What comes now is not a quick look any more, and may take what a busy node takes.
+                connecting.reschedule(asyncio.get_running_loop().time() + CONNECT_S)
                 method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
-                    "/roost.v1.Objects/Session"
+                    RELAY_METHOD if way.via else SESSION_METHOD
                 )
-                stream = method()
+                stream = method(metadata=((RELAY_TO, address),) if way.via else None)
                 hello = objects_pb2.Hello(
                     client=f"roost-router/{__version__}", wire_version=WIRE_VERSION
                 )
@@ -112,17 +128,50 @@ class LinkRunner:
                     raise _Broken(await stream.details())
             welcome = objects_pb2.ServerFrame.FromString(raw).welcome
             self._clock.on_hello(welcome.server_time_ms, int(self._monotonic_s() * 1000))
-            log.info("link open", extra={"node": self.link.address, "build": welcome.build})
+            said = {"node": address, "build": welcome.build}
+            if way.via:
+                log.warning("link open over another node", extra=said | {"via": way.via})
+            else:
+                log.info("link open", extra=said)
             self._more.clear()
+            self._ways.on_open()
+            self.link.via = way.via
             self._core.on_link_open(self.link)
-            writer = asyncio.get_running_loop().create_task(self._write(stream))
+            create_task = asyncio.get_running_loop().create_task
+            ends = {create_task(self._read(stream))}
+            if way.via:
+                ends.add(create_task(self._look()))
+            writer = create_task(self._write(stream))
             try:
-                await self._read(stream)
+                done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for end in done:
+                    end.result()  # raises why
             finally:
-                writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
+                self.link.via = ""
+                for task in (writer, *ends):
+                    task.cancel()
+                await asyncio.gather(writer, *ends, return_exceptions=True)
 
-    async def _read(self, stream: Raw) -> None:
+    async def _look(self) -> NoReturn:
+        """Give a detour up when the straight way is there again.
+
+        What is unfinished is sent again then, which its request id makes safe; a stream of which items
+        have arrived would break, so it is waited for.
+        """
+        link = self.link
+        while True:
+            await asyncio.sleep(LOOK_S * (0.5 + _random.random()))
+            if any(call.got_items for call in link.attempts.values()):
+                continue
+            channel = grpc.aio.insecure_channel(link.address, options=self._options)
+            try:
+                async with channel, asyncio.timeout(CONNECT_S):
+                    await ready(channel)
+            except (TimeoutError, OSError):
+                continue
+            raise _Broken("the straight way is open again")
+
+    async def _read(self, stream: Raw) -> NoReturn:
         while True:
             raw = await stream.read()
             if not isinstance(raw, bytes):

@@ -31,9 +31,15 @@ class Router:
     """`async with Router(...) as router`; how clients reach it is the server's business."""
 
     def __init__(
-        self, nodes: Sequence[str], *, limits: Limits | None = None, trusted: bool = True
+        self,
+        nodes: Sequence[str],
+        *,
+        limits: Limits | None = None,
+        trusted: bool = True,
+        own: str = "",
     ) -> None:
-        """`trusted`: whoever can reach this router may see tracebacks."""
+        """`trusted`: whoever can reach this router may see tracebacks. `own`: of the node it is part of."""
+        self._own_address = own
         self._nodes = tuple(nodes)
         self._trusted = trusted
         self.limits = limits or Limits()
@@ -98,12 +104,22 @@ class Router:
             self.core,
             self.clock,
             self.monotonic_s,
+            self._straight,
             keepalive_s=self.limits.keepalive_s,
             trusted=self._trusted,
         )
         self._runners[address] = runner
         self._running[address] = self._tasks.create_task(runner.run())
         return runner.link
+
+    def _straight(self) -> list[str]:
+        """Nodes that are reached straight: by their way others may be."""
+        links = self.core.links.values()
+        return [
+            link.address
+            for link in links
+            if link.is_open and not link.via and link.address != self._own_address
+        ]
 
     def _on_news(self, news: Sequence[ShardRecord]) -> None:
         changed = self.core.on_news(news)
@@ -143,6 +159,10 @@ class Router:
                 "roost_router_links_open": (
                     "nodes that can be sent to",
                     lambda: sum(link.is_open for link in core.links.values()),
+                ),
+                "roost_router_links_detoured": (
+                    "of the open ones, over another node",
+                    lambda: sum(link.is_open and bool(link.via) for link in core.links.values()),
                 ),
                 "roost_router_links": ("nodes that the map names", lambda: len(core.links)),
             }

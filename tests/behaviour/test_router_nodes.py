@@ -32,7 +32,12 @@ class Pretended(objects_pb2_grpc.ObjectsServicer):
         self.address = ""
         self.thawed = asyncio.Event()
         self.thawed.set()
+        self.refuses = False
         self.map = MapService()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        objects_pb2_grpc.add_ObjectsServicer_to_server(self, server)
+        shard_map_pb2_grpc.add_MapServicer_to_server(self.map, server)
 
     async def Session(  # type: ignore[override]  # noqa: N802  # it writes through its context
         self,
@@ -40,6 +45,8 @@ class Pretended(objects_pb2_grpc.ObjectsServicer):
         context: grpc.aio.ServicerContext[objects_pb2.ClientFrame, objects_pb2.ServerFrame],
     ) -> None:
         await context.read()
+        if self.refuses:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not with you")
         now_ms = roost.new_request_id().int >> 80
         welcome = objects_pb2.Welcome(server_time_ms=now_ms, cluster_id=SHAPE.cluster_id)
         await context.write(objects_pb2.ServerFrame(welcome=welcome))
@@ -76,6 +83,10 @@ class PretendedCluster:
         self.nodes: dict[str, Pretended] = {}
         self.truth = ShardMap(SHAPE)
 
+    def add(self, name: str) -> Pretended:
+        node = self.nodes[name] = Pretended(self, name)
+        return node
+
     def owner_of(self, class_name: str, key: str) -> ShardRecord:
         record = self.truth.record(self.truth.shard_of(class_name, key))
         assert record is not None
@@ -95,10 +106,9 @@ async def pretended() -> AsyncIterator[PretendedCluster]:
     cluster = PretendedCluster()
     async with contextlib.AsyncExitStack() as stack:
         for name in "abc":
-            node = cluster.nodes[name] = Pretended(cluster, name)
+            node = cluster.add(name)
             server = grpc.aio.server()
-            objects_pb2_grpc.add_ObjectsServicer_to_server(node, server)
-            shard_map_pb2_grpc.add_MapServicer_to_server(node.map, server)
+            node.add_to(server)
             node.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
             await server.start()
             stack.push_async_callback(server.stop, 0)

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 class Wire:
     """Forwards a port of its own. What comes over a connection that was cut once is lost."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, delay_s: float = 0.0) -> None:
         self.address = ""
         self._to = port
+        self._delay_s = delay_s
         self._cuts = 0
         self.sent_count = 0  # how often something came from the side that connects
         self.is_cut = False
@@ -35,6 +36,8 @@ class Wire:
             with contextlib.suppress(OSError):
                 while data := await source.read(65536):
                     self.sent_count += source is reader
+                    if self._delay_s:
+                        await asyncio.sleep(self._delay_s)
                     if not self.is_cut and cuts == self._cuts:
                         sink.write(data)
             sink.close()
@@ -47,9 +50,9 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def wire_to(port: int) -> AsyncIterator[Wire]:
+async def wire_to(port: int, delay_s: float = 0.0) -> AsyncIterator[Wire]:
     """A wire to a local port; its connections end with it."""
-    wire = Wire(port)
+    wire = Wire(port, delay_s)
     async with asyncio.TaskGroup() as tasks:
         served: list[asyncio.Task[None]] = []
 

@@ -63,10 +63,9 @@ class Clients:
         for number in range(LINES):
             tasks.create_task(self._stand_in_line(number, *self._caller()))
 
-    async def move_on(self, *, chains: bool = True) -> None:
-        """Until every caller was answered a call that it began after this one; with or without chains."""
-        leave_out = set() if chains else self._chains
-        before = {caller: done for caller, done in self._done.items() if caller not in leave_out}
+    async def move_on(self) -> None:
+        """Until every caller was answered a call that it began after this one."""
+        before = self._done.copy()
         while any(self._done[caller] < done + 2 for caller, done in before.items()):
             await asyncio.sleep(0.01)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import roost
 from crash.clients import Clients
-from rounds.faults import CHAINS_CUT_OFF, CUT_OFF, LONG, SHORT, Fault, Scene
+from rounds.faults import CUT_OFF, LONG, SHORT, Fault, Scene
 from rounds.machines import NODES, ROUTERS, Machines
 
 CALL_S = 120.0  # of a call: faults are to show as pauses, not as errors
@@ -63,8 +63,7 @@ async def attack(
             what = await fault(scene)
             await clients.move_on()
             await machines.until_whole()
-            pauses_s = [] if fault in CUT_OFF else [clients.slowest_s]
-            pauses_s += [] if fault in CHAINS_CUT_OFF else [clients.slowest_chain_s]
+            pauses_s = [] if fault in CUT_OFF else [clients.slowest_s, clients.slowest_chain_s]
             print(
                 f"{number:3} {what}: longest call {clients.slowest_s:.2f} s, through two objects"
                 f" {clients.slowest_chain_s:.2f} s; whole after {time.monotonic() - start:.1f} s;"
@@ -77,7 +76,7 @@ async def attack(
     await clients.check()
     print(
         f"{clients.answers} calls, no error, histories hold; longest call {worst_s:.2f} s, those left"
-        f" out whose only way was cut",
+        f" out whose router was frozen",
         flush=True,
     )
 

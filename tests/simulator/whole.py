@@ -167,7 +167,7 @@ class Whole:
                 member_module.Member(node, coordinator, agreed, "", 100)
             )
             server = Server(node, machine.name, 7400, insecure=True, view=coordinator)
-            server.serve_peers(member.peer_server)
+            server.serve_cluster(member.peer_server, member.relay)
             await server.start(alone=False)
             stack.push_async_callback(server.stop)
             machine.member, machine.host = member, node.host

@@ -78,7 +78,9 @@ class _Half:
 class ClientCall:
     """A call, at its caller."""
 
-    def __init__(self, channel: Channel, method: str, read: Codec, write: Codec) -> None:
+    def __init__(
+        self, channel: Channel, method: str, read: Codec, write: Codec, metadata: Any = None
+    ) -> None:
         connection = channel.connection
         assert connection is not None, "a call begins on a channel that is ready"
         network = channel.network
@@ -87,7 +89,7 @@ class ClientCall:
         self._half = _Half(back, there, read, write)
         self._connection = connection
         self._cancelled = False
-        self._context = ServerContext(there, back, connection)
+        self._context = ServerContext(there, back, connection, metadata)
         server = channel.server
         there.send(lambda: server.accept(method, self._context))
         connection.calls.append(self)
@@ -144,8 +146,9 @@ def error_of(status: Status) -> grpc.aio.AioRpcError:
 class ServerContext:
     """A call, at its server (`grpc.aio.ServicerContext`)."""
 
-    def __init__(self, there: Pipe, back: Pipe, connection: Connection) -> None:
+    def __init__(self, there: Pipe, back: Pipe, connection: Connection, metadata: Any) -> None:
         self._pipes = there, back
+        self._metadata = tuple(metadata or ())
         self.connection = connection
         self._half: _Half
 
@@ -166,6 +169,9 @@ class ServerContext:
     ) -> None:
         self.end(Status(code, details, tuple(trailing_metadata)))
         raise grpc.aio.AbortError(details)
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
 
     def time_remaining(self) -> float | None:
         return None
@@ -343,10 +349,10 @@ class Channel:
         if self.connection is not None and self.connection.is_open:
             self.connection.break_("channel closed")
 
-    def _call(self, method: str, read: Any, write: Any) -> ClientCall:
+    def _call(self, method: str, read: Any, write: Any, metadata: Any = None) -> ClientCall:
         if self.get_state() is not State.READY:
             raise error_of(Status(grpc.StatusCode.UNAVAILABLE, "not connected"))
-        call = ClientCall(self, method, read, write)
+        call = ClientCall(self, method, read, write, metadata)
         self._calls.append(call)
         return call
 
@@ -357,7 +363,9 @@ class Channel:
         response_deserializer: Any = None,
         **_: Any,
     ) -> Callable[..., ClientCall]:
-        return lambda metadata=None: self._call(method, response_deserializer, request_serializer)
+        return lambda metadata=None: self._call(
+            method, response_deserializer, request_serializer, metadata
+        )
 
     def unary_stream(
         self,

@@ -48,7 +48,10 @@ SILENT: Options = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    (
+        "grpc.min_reconnect_backoff_ms",
+        1_000,
+    ),  # also how long connecting may take: a round trip and a half
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 """For whoever says how often to ping."""
@@ -56,6 +59,11 @@ SILENT: Options = (
 # A call whose deadline nobody set (30 s) must outlive a frozen router by far: there is another one.
 OPTIONS: Options = (*SILENT, *pings(5.0, 3.0))
 STATUS_HEADER = "roost-status"
+SESSION_METHOD = "/roost.v1.Objects/Session"
+RELAY_SERVICE = "roost.v1.Relay"
+RELAY_METHOD = f"/{RELAY_SERVICE}/Session"
+RELAY_TO = "roost-relay-to"
+"""Metadata of a relayed session: the address of the node that is meant."""
 
 
 class Tls:

@@ -9,9 +9,14 @@ from roost.adapters.transport import Transport
 from roost.errors import RoostError
 
 
-def direct_transport(addresses: Sequence[str], *, connect_timeout_s: float) -> Transport:
-    """A link to every owner. Raises RoostError where this installation has no router."""
+def direct_transport(
+    addresses: Sequence[str], *, connect_timeout_s: float, own: str = ""
+) -> Transport:
+    """A link to every owner. Raises RoostError where this installation has no router.
+
+    `own`: the address of the node that asks, if it is one.
+    """
     for entry in entry_points(group="roost.embedded", name="direct"):
-        transport: Transport = entry.load()(addresses, connect_timeout_s=connect_timeout_s)
+        transport: Transport = entry.load()(addresses, connect_timeout_s=connect_timeout_s, own=own)
         return transport
     raise RoostError("direct=True needs the router's package, which is not installed")

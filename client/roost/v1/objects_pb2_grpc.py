@@ -141,3 +141,80 @@ class Objects:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class RelayStub:
+    """On nodes of a cluster: the way to another of its nodes, for whoever cannot reach that one (a cut link).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Session = channel.stream_stream(
+                '/roost.v1.Relay/Session',
+                request_serializer=roost_dot_v1_dot_objects__pb2.ClientFrame.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_objects__pb2.ServerFrame.FromString,
+                _registered_method=True)
+
+
+class RelayServicer:
+    """On nodes of a cluster: the way to another of its nodes, for whoever cannot reach that one (a cut link).
+    """
+
+    def Session(self, request_iterator, context):
+        """`Objects.Session` with the node whose address the metadata `roost-relay-to` names: frames pass both ways as
+        they are, until either end leaves. PERMISSION_DENIED where no node that lives has that address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RelayServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=roost_dot_v1_dot_objects__pb2.ClientFrame.FromString,
+                    response_serializer=roost_dot_v1_dot_objects__pb2.ServerFrame.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'roost.v1.Relay', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('roost.v1.Relay', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Relay:
+    """On nodes of a cluster: the way to another of its nodes, for whoever cannot reach that one (a cut link).
+    """
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/roost.v1.Relay/Session',
+            roost_dot_v1_dot_objects__pb2.ClientFrame.SerializeToString,
+            roost_dot_v1_dot_objects__pb2.ServerFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

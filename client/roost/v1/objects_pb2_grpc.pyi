@@ -41,3 +41,27 @@ class ObjectsServicer(metaclass=_abc_1.ABCMeta):
         """One call, for people with grpcurl and for languages without an SDK."""
 
 def add_ObjectsServicer_to_server(servicer: ObjectsServicer, server: _aio.Server) -> None: ...
+
+class RelayStub:
+    """On nodes of a cluster: the way to another of its nodes, for whoever cannot reach that one (a cut link)."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Session: _aio.StreamStreamMultiCallable[_objects_pb2.ClientFrame, _objects_pb2.ServerFrame]
+    """`Objects.Session` with the node whose address the metadata `roost-relay-to` names: frames pass both ways as
+    they are, until either end leaves. PERMISSION_DENIED where no node that lives has that address.
+    """
+
+class RelayServicer(metaclass=_abc_1.ABCMeta):
+    """On nodes of a cluster: the way to another of its nodes, for whoever cannot reach that one (a cut link)."""
+
+    @_abc_1.abstractmethod
+    def Session(
+        self,
+        request_iterator: _abc.AsyncIterator[_objects_pb2.ClientFrame],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_objects_pb2.ClientFrame], _abc.AsyncIterator[_objects_pb2.ServerFrame]],
+    ) -> _abc.AsyncIterator[_objects_pb2.ServerFrame]:
+        """`Objects.Session` with the node whose address the metadata `roost-relay-to` names: frames pass both ways as
+        they are, until either end leaves. PERMISSION_DENIED where no node that lives has that address.
+        """
+
+def add_RelayServicer_to_server(servicer: RelayServicer, server: _aio.Server) -> None: ...

@@ -26,8 +26,9 @@ CONNECT_S = 2.0
 class Neighbours:
     """The way to other nodes (a `host.children.Elsewhere`); opened by the first call."""
 
-    def __init__(self, addresses: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, addresses: Callable[[], Sequence[str]], own: Callable[[], str]) -> None:
         self._addresses = addresses
+        self._own = own  # by way of ourselves there is no detour
         self._transport: Transport | None = None
         self._opening: asyncio.Lock = asyncio.Lock()
         self._sinks: dict[int, Sink] = {}
@@ -47,7 +48,9 @@ class Neighbours:
         async with self._opening:
             if self._transport is None:
                 try:
-                    transport = direct_transport(self._addresses(), connect_timeout_s=CONNECT_S)
+                    transport = direct_transport(
+                        self._addresses(), connect_timeout_s=CONNECT_S, own=self._own()
+                    )
                     await transport.open(self)
                 except RoostError as error:
                     status, info = to_status(error)

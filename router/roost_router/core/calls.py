@@ -141,7 +141,7 @@ class Client(Line):
 class Link(Line):
     """The stream to one node."""
 
-    __slots__ = ("address", "attempts", "is_leaving", "is_open", "next_id")
+    __slots__ = ("address", "attempts", "is_leaving", "is_open", "next_id", "via")
 
     def __init__(self, address: str, wake: Callable[[], None]) -> None:
         super().__init__(wake)
@@ -149,6 +149,7 @@ class Link(Line):
         self.is_open = False
         self.is_leaving = False  # it drains: it answers what it has and takes nothing new
         self.next_id = 0
+        self.via = ""  # over which node it goes; empty: straight
         self.attempts: dict[int, Forwarded] = {}
 
 
