@@ -22,6 +22,7 @@ from roost_node.core.overview import overview
 from roost_node.core.record import (
     NO_SESSION,
     ClusterConfig,
+    Epoch,
     Map,
     SessionId,
     SessionInfo,
@@ -52,7 +53,7 @@ from roost_node.replication.peer_server import PeerServer
 from roost_node.replication.peers import Peers
 from roost_node.replication.records import Records
 from roost_node.replication.replicator import Replicator
-from roost_node.storage import layout
+from roost_node.storage import layout, records
 from roost_node.storage.directory import MARK
 from roost_node.storage.replica_log import ReplicaLog
 from roost_node.storage.rocks import RocksStore
@@ -87,12 +88,14 @@ async def cluster_store(
 ) -> tuple[RocksStore, ClusterConfig]:
     """Open this node's store, or create it by the cluster's rules; create the cluster if it is new.
 
-    A directory that is there already and begins a cluster gives it its own rules. Raises StoreError
-    when directory and cluster do not belong together.
+    A directory that is there already and begins a cluster gives it its own rules, and where a node alone has
+    written it, its objects: the cluster's first record names it as the founder, before anybody can create a shard.
+    Raises StoreError when directory and cluster do not belong together.
     """
     found = None
     if (config.data / MARK).exists():
         found = RocksStore.open(config.data, create=False)
+    epoch_alone = _epoch_alone(found) if found is not None else Epoch(0)
     proposed = ClusterConfig(
         found.cluster_id if found is not None else secrets.token_hex(16),
         found.shards if found is not None else config.shards,
@@ -102,13 +105,15 @@ async def cluster_store(
         min_in_sync=max(1, config.replicas - 1),
         # Where there was a cluster and etcd has lost it, its shards are not to be created anew (O7).
         generation=0 if found is not None and read_generation(found) else 1,
+        founder=StoreId(found.store_id) if found is not None and epoch_alone else StoreId(""),
+        first_epoch=Epoch(epoch_alone + 1),
     )
     try:
-        if found is not None:
-            _check_founder(found, config)
         try:
             agreed = await _until_answered(partial(coordinator.create, proposed))
-        except ForeignClusterError:
+        except ForeignClusterError as error:
+            if epoch_alone:
+                raise StoreError(_not_its_cluster(config)) from error
             if found is not None:
                 raise
             agreed = (await coordinator.read()).config  # a new store takes the cluster's rules
@@ -119,6 +124,8 @@ async def cluster_store(
                 cluster_id=agreed.cluster_id,
                 seed=agreed.seed,
             )
+        if epoch_alone and agreed.founder != found.store_id:
+            raise StoreError(_not_its_cluster(config))
         if found.cluster_id != agreed.cluster_id:
             raise StoreError(
                 f"{config.data} belongs to cluster {found.cluster_id}, etcd holds cluster "
@@ -131,17 +138,22 @@ async def cluster_store(
     return found, agreed
 
 
-def _check_founder(store: RocksStore, config: NodeConfig) -> None:
-    """State without a log was written by a node alone: no record says that this store has it.
-
-    So the shards would be created elsewhere, empty.
-    """
+def _epoch_alone(store: RocksStore) -> Epoch:
+    """The highest epoch of state without a log: a node alone wrote it, so no other store has it. 0: there is none."""
+    epoch = 0
     for shard in range(store.shards):
-        if store.get(layout.head_key(shard)) and not store.get(layout.replica_key(shard)):
-            raise StoreError(
-                f"{config.data} was written by a node alone: it cannot join or begin a cluster yet; give "
-                f"an empty directory, and copy the objects over by calling them"
-            )
+        head = store.get(layout.head_key(shard))
+        if head is not None and store.get(layout.replica_key(shard)) is None:
+            epoch = max(epoch, records.decode_head(head).epoch)
+    return Epoch(epoch)
+
+
+def _not_its_cluster(config: NodeConfig) -> str:
+    """No record says that this store has anything, so its shards are or will be somewhere else, without it."""
+    return (
+        f"{config.data} was written by a node alone: it can begin a cluster, not join one, and etcd holds one"
+        f" already: give an empty directory, or another --cluster and start this node before the others"
+    )
 
 
 async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:

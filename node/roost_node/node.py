@@ -13,6 +13,7 @@ from roost import __version__
 from roost.adapters.transport import NodeStatus
 from roost.cluster.ids import HASH_NAME
 from roost.cluster.shard_map import Shape, ShardMap, ShardRecord
+from roost.errors import StoreError
 from roost.object import ClassSpec
 from roost.wire.status import to_error
 from roost_node.config import Limits
@@ -20,6 +21,7 @@ from roost_node.core.clock import ServerClock
 from roost_node.host import life
 from roost_node.host.call import Waiter
 from roost_node.host.host import Host
+from roost_node.replication.generation import read_generation
 from roost_node.storage.engine import Store
 from roost_node.storage.rocks import RocksStore
 from roost_node.telemetry import Telemetry
@@ -67,6 +69,11 @@ class Node:
     async def __aenter__(self) -> Node:
         self.store: Store = self._given or RocksStore.open(self._path)
         try:
+            if self._given is None and read_generation(self.store):
+                raise StoreError(
+                    f"{self._path} is a store of cluster {self.store.cluster_id}: what it wrote alone no other copy"
+                    f" would get. Start it with --etcd"
+                )
             await self._tasks.__aenter__()
             self.host = Host(
                 self.store,

@@ -9,10 +9,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 import roost
 from cluster.app import Counter
 from cluster.processes import Processes, running_cluster
 from cluster.whole import is_whole, status
+from roost_node.storage.rocks import RocksStore
 
 KEYS = 24
 UP_S = 60
@@ -169,15 +172,46 @@ def test_objects_call_objects_of_other_nodes(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_directory_of_a_node_alone_is_refused(tmp_path: Path) -> None:
-    async def write() -> None:
-        async with roost.local(Counter, path=tmp_path / "a") as cluster:
-            assert await cluster.object(Counter, "kept").increment() == 1
+def test_the_objects_of_a_node_alone_are_the_beginning_of_a_cluster(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
 
-    asyncio.run(write())
+    async def alone() -> None:
+        async with roost.local(Counter, path=tmp_path / "a") as cluster:
+            for number in range(KEYS):
+                for _ in range(number + 1):
+                    await cluster.object(Counter, f"kept-{number}").increment()
+
+    async def there(cluster: roost.Cluster) -> None:
+        for number in range(KEYS):
+            assert await cluster.object(Counter, f"kept-{number}").get() == number + 1
+
+    async def story(processes: Processes) -> None:
+        load = Load()
+        async with connected(processes, "router") as cluster:
+            await there(cluster)
+            async with load.on(cluster):
+                await whole_again(processes, *names)
+                await load.moves_on()
+                processes.end("a", signal.SIGKILL)
+                await load.moves_on()
+                await there(cluster)
+        with pytest.raises(roost.StoreError, match="is a store of cluster"):
+            async with roost.local(Counter, path=tmp_path / "a"):
+                pass
+
+    RocksStore.open(tmp_path / "a", shards=16).close()
+    asyncio.run(alone())
     with running_cluster(tmp_path, "a") as processes:
-        assert processes.wait("a") == 1
-        assert "was written by a node alone" in processes.log("a")
+        asyncio.run(until(lambda: "serving" in processes.log("a")))
+        for name in ("b", "c"):
+            processes.start_node(name)
+        processes.start_router("router", *names)
+        try:
+            asyncio.run(story(processes))
+        except BaseException as error:
+            for name in names:
+                error.add_note(f"-- {name}\n{processes.log(name)[-3000:]}")
+            raise
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -186,9 +220,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def whole_again(processes: Processes) -> None:
+async def whole_again(processes: Processes, *names: str) -> None:
     """Nothing of a fault is left, or the next one would be the second at a time."""
-    addresses = [processes.address(node) for node in ("a", "b", "c")]
+    addresses = [processes.address(node) for node in names or ("a", "b", "c")]
     async with asyncio.timeout(UP_S):
         while True:
             with contextlib.suppress(roost.RoostError):

@@ -26,6 +26,8 @@ from roost_node.ownership.etcd import EtcdCoordinator
 from roost_node.ownership.etcd_link import EtcdOptions
 from roost_node.ownership.faulty_registry import FaultyRegistry
 from roost_node.ownership.memory import MemoryCoordinator
+from roost_node.replication.generation import generation_op
+from roost_node.storage.rocks import RocksStore
 from roost_node.supervisor import Supervisor
 
 
@@ -177,9 +179,12 @@ def test_why_a_directory_is_refused_is_said_in_one_line(tmp_path: Path) -> None:
         asyncio.run(node.increment())
         node.process.terminate()
         assert node.ended() == 0
-    with supervised(tmp_path, "--etcd", "127.0.0.1:1") as node:
+    store = RocksStore.open(tmp_path / "data", create=False)
+    store.write([generation_op(1)])
+    store.close()
+    with supervised(tmp_path) as node:
         assert node.ended() == 1
-        assert "was written by a node alone" in node.said()
+        assert "is a store of cluster" in node.said()
         assert "Traceback" not in node.said()
 
 

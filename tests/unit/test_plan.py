@@ -22,8 +22,8 @@ from roost.cluster.ids import ShardId
 from roost_node.core.placement.plan import Situation, plan
 from roost_node.core.placement.roster import GRACE_MS
 from roost_node.core.placement.starts import Budgets
-from roost_node.core.placement.wish import Change, Promote, SetWish, Why, transaction
-from roost_node.core.record import Map, StoreId
+from roost_node.core.placement.wish import Change, Create, Promote, SetWish, Why, transaction
+from roost_node.core.record import Epoch, Map, StoreId, Versioned
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
@@ -220,6 +220,44 @@ def test_the_first_store_with_room_in_the_preference_list_is_taken() -> None:
 
 
 # ---------------------------------------------------------------------------- failover and restarts
+
+
+def test_every_shard_of_a_cluster_with_a_founder_begins_there() -> None:
+    town = Town(64)
+    config = msgspec.structs.replace(town.map.config, founder=StoreId("s00"), first_epoch=Epoch(2))
+    town.map = msgspec.structs.replace(town.map, config=config)
+    town.join("s01")
+    town.join("s02")
+    assert town.plan() == (), "what has no record may be on the founder's disk"
+    town.join("s00")
+    town.round()
+    assert len(town.records) == 64
+    for record in town.records.values():
+        assert (record.owner, record.in_sync, record.epoch) == ("s00", ("s00",), 2)
+    town.rest()
+    assert {len(record.in_sync) for record in town.records.values()} == {3}
+    assert max(town.owners.values()) - min(town.owners.values()) <= 1
+
+
+def test_a_founder_that_dies_half_way_is_waited_for() -> None:
+    town = Town(64)
+    config = msgspec.structs.replace(town.map.config, founder=StoreId("s00"), first_epoch=Epoch(2))
+    town.map = msgspec.structs.replace(town.map, config=config)
+    town.join("s00")
+    first = [change for change in town.plan() if isinstance(change, Create)][:10]
+    made = {
+        change.shard: Versioned(2, transaction(change, town.map).swaps[0].record)
+        for change in first
+    }
+    town.map = msgspec.structs.replace(town.map, shards=made)
+    town.die("s00")
+    town.join("s01")
+    assert town.plan() == ()
+    town.restart("s00")
+    town.rest()
+    assert {record.epoch >= 2 and "s00" in record.in_sync for record in town.records.values()} == {
+        True
+    }
 
 
 @settings(max_examples=40, deadline=None)

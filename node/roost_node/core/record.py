@@ -113,6 +113,10 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     min_in_sync: int = 2
     format_level: int = 1  # raised by command when every node can write it
     generation: int = 1  # raised by an operator after etcd was restored or lost (O7)
+    founder: StoreId = StoreId("")  # it had objects before the cluster: it gets every shard first
+    first_epoch: Epoch = Epoch(
+        1
+    )  # of shards that are created: above what the founder's disk has seen
 
 
 class Order(msgspec.Struct, frozen=True):

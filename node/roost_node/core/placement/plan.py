@@ -3,7 +3,8 @@
 A pure function of what the coordination store holds and of who has been away for how long. It starts from
 what *is*, or is wished for already, and changes as little as it can:
 
-1. *Create* shards that have no record. *Promote* a follower where the owner's session is gone (F1).
+1. *Create* shards that have no record, all at the founder where the cluster has one. *Promote* a follower where
+   the owner's session is gone (F1).
 2. A seat at a store that is gone or draining goes to another store: the first in the shard's preference
    list with room, in a zone where the shard is not yet.
 3. Seats move for balance only from a store above its fair share to one below, and only if that gains 5 %.
@@ -56,6 +57,8 @@ def plan(situation: Situation, budgets: Budgets) -> tuple[Change, ...]:
     urgent = failovers(situation)
     if urgent:
         return urgent
+    if map_.config.founder and len(map_.shards) < map_.config.shards:
+        return _founding(map_)
     goals = goals_of(situation, budgets)
     creates = tuple(
         Create(shard, goal.owner, tuple(s for s in goal.replicas if _is_live(places, s)))
@@ -64,6 +67,18 @@ def plan(situation: Situation, budgets: Budgets) -> tuple[Change, ...]:
     )
     wishes = begin(goals, map_, places, situation.sizes, situation.bytes_left, budgets)
     return (*creates, *wishes)
+
+
+def _founding(map_: Map) -> tuple[Create, ...]:
+    """Shards of a cluster that began with one store's objects: that store has them, and nobody else.
+
+    While it is away nothing is created, lest a shard begin empty elsewhere; and until all are there nothing moves.
+    """
+    founder = map_.config.founder
+    if founder not in map_.sessions:
+        return ()
+    missing = (s for s in map(ShardId, range(map_.config.shards)) if s not in map_.shards)
+    return tuple(Create(shard, founder, (founder,)) for shard in missing)
 
 
 def failovers(situation: Situation) -> tuple[Promote, ...]:

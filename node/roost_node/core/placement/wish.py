@@ -132,7 +132,8 @@ def transaction(change: Change, map_: Map) -> Transaction:
         return Transaction(wishes=((change.shard, change.wish),))
     if isinstance(change, Create):
         session = map_.sessions[change.owner].session
-        created = ShardRecord(Epoch(1), change.owner, session, How.CREATED, change.in_sync)
+        epoch = map_.config.first_epoch
+        created = ShardRecord(epoch, change.owner, session, How.CREATED, change.in_sync)
         return Transaction(
             swaps=(Swap(change.shard, 0, created),),
             guards=(Guard(change.owner, session, alive=True),),
