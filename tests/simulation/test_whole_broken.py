@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from roost.wire.messages import NO_EFFECT, ErrorInfo, Status
+from roost.cluster.ids import first_sent_ms
+from roost.wire.messages import NO_EFFECT, Call, ErrorInfo, Status
 from roost_node.core.log import Op
 from roost_node.core.replication import effects
 from roost_node.core.replication.messages import LogEntry
 from roost_node.core.replication.owner import Owner, Phase
 from roost_node.core.replication.replicas import Replicas
+from roost_node.host.activation import Activation
+from roost_node.host.call import Sink
 from roost_node.host.committer import Committer
+from roost_node.host.known import Known
 from roost_node.replication import replicator as replicator_module
 from roost_node.replication.bodies import merged
 from roost_node.replication.replicator import Replicator
@@ -105,6 +109,19 @@ def old_record_is_news(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replicas, "_is_outdated", lambda self, shard, versioned: False)
 
 
+def records_kept_for_seconds(patch: pytest.MonkeyPatch) -> None:
+    """L5: the record of a call is not looked for when the call was first sent ten seconds ago."""
+    answer = Known.answer
+
+    def forgetful(
+        self: Known, activation: Activation, call: Call, sink: Sink, record_key: bytes
+    ) -> bool:
+        is_late = self._host.now_ms() - first_sent_ms(call.request_id) > 10_000
+        return not is_late and answer(self, activation, call, sink, record_key)
+
+    patch.setattr(Known, "answer", forgetful)
+
+
 VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     commit_on_own_disk,
     no_promise_wait,
@@ -114,6 +131,7 @@ VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     wiped_disk_keeps_its_name,
     handoff_keeps_serving,
     old_record_is_news,
+    records_kept_for_seconds,
 ]
 FAVOURED: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]] = {
     failed_flush_ignored: ("flush_fails", "power"),

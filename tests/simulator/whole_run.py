@@ -73,7 +73,7 @@ async def _run(whole: Whole, taste: Taste, calls: int) -> Outcome:
             await stack.enter_async_context(whole.client(direct=direct))
             for direct in (False, False, True)
         ]
-        workload = Workload(whole, seeded(whole.seed, "workload"), taste.pauses_s)
+        workload = Workload(whole, seeded(whole.seed, "workload"), taste, clients)
         havoc = Havoc(whole, taste, seeded(whole.seed, "havoc"))
         callers = [
             clients[n % 3].process.start(workload.caller(clients[n % 3], calls or CALLS_MAX))
@@ -84,6 +84,7 @@ async def _run(whole: Whole, taste: Taste, calls: int) -> Outcome:
         )
         workload.is_over = True
         await _or_failed(whole, callers, PROGRESS_S)
+        await _or_failed(whole, workload.repeats, max(taste.repeats_late_s) + PROGRESS_S)
         check = clients[0].process.start(_verdict(whole, workload, clients[0]))
         await _or_failed(whole, [check], None)
     return Outcome(

@@ -3,6 +3,9 @@
 Every answer goes into the history of its object, to be checked when the run is over. Most calls wait as
 long as it takes and may see no error at all. Some are in a hurry: they may fail, and then what the
 error says of its effect is checked too: "no" must mean no.
+
+Some requests come twice: the same request id, sent again by another client, over another router, up to
+90 s later. They take effect once, and both get one answer. (A stream repeats nothing by itself.)
 """
 
 from __future__ import annotations
@@ -10,11 +13,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import roost
 from roost import DurableObject, method
+from roost.cluster.ids import request_id as make_request_id
 from simulator.checkers import Operation
+from simulator.havoc import Taste
 from simulator.history import ViolationError
 from simulator.whole import Client, Whole
 
@@ -94,6 +101,10 @@ class Witness(DurableObject):
 
 
 CLASSES: tuple[type[Any], ...] = (Counter, Register, Journal, Witness)
+BY_NAME = {cls.__name__: cls for cls in CLASSES}
+WRITES = ("add", "append", "tell")
+"""These change something whenever they are carried out. Who changed nothing may be answered anew."""
+NOTHING = "nothing happened"
 told: dict[int, int] = {}
 """What each telling call had seen, beside its arguments: other arguments are another call."""
 
@@ -120,18 +131,28 @@ def initial(class_name: str) -> Any:
     return (0, "") if class_name == "Journal" else 0
 
 
+def made(stub: Any, request: tuple[Any, ...]) -> Any:
+    """That call, not awaited yet."""
+    name, *arguments = request
+    return getattr(stub, "add_and_tell" if name == "tell" else name)(*arguments)
+
+
 class Workload:
     """What all callers of a run did."""
 
-    def __init__(self, whole: Whole, rng: random.Random, pauses_s: tuple[float, ...]) -> None:
+    def __init__(
+        self, whole: Whole, rng: random.Random, taste: Taste, clients: list[Client]
+    ) -> None:
         self.whole = whole
         self.rng = rng
+        self.taste = taste
+        self.clients = clients
+        self.repeats: list[asyncio.Task[None]] = []
         self.histories: dict[tuple[str, str], list[Operation]] = {}
-        self.tells: dict[str, tuple[int, int]] = {}  # by witness: surely, perhaps
+        self.tells: dict[str, int] = {}  # by witness
         self.calls = 0
         self.hurried = self.hurried_well = 0
         self.is_over = False
-        self._pauses_s = pauses_s
         self._numbers = iter(range(1, 10**9))
         told.clear()
 
@@ -150,9 +171,8 @@ class Workload:
             elif rng.random() < 0.15:
                 await self._in_a_hurry(client, target, stub)
             else:
-                request = self._request(cls)
-                await self._call(client, target, request, self._made(stub, request))
-            await asyncio.sleep(rng.random() * rng.choice(self._pauses_s))
+                await self._call_somehow(client, target, stub, self._request(cls))
+            await asyncio.sleep(rng.random() * rng.choice(self.taste.pauses_s))
 
     def _request(self, cls: Any) -> tuple[Any, ...]:
         rng = self.rng
@@ -167,14 +187,60 @@ class Workload:
             return ("swap", old, rng.randrange(6))
         return ("append", next(self._numbers))
 
-    def _made(self, stub: Any, request: tuple[Any, ...]) -> Any:
-        match request:
-            case ("tell", witness, number):
-                sure, maybe = self.tells.get(witness, (0, 0))
-                self.tells[witness] = sure + 1, maybe
-                return stub.add_and_tell(witness, number)
-            case (name, *arguments):
-                return getattr(stub, name)(*arguments)
+    async def _call_somehow(
+        self, client: Client, target: tuple[str, str], stub: Any, request: tuple[Any, ...]
+    ) -> None:
+        if request[0] == "tell":
+            self.tells[request[1]] = self.tells.get(request[1], 0) + 1
+        if request[0] in WRITES and self.rng.random() < self.taste.repeats:
+            request_id = self._request_id(client)
+            answered: asyncio.Future[Any] = self.whole.loop.create_future()
+
+            async def same(_: float, result: Any) -> None:
+                if await answered != result:
+                    raise ViolationError(
+                        f"{request} of {target} was answered {answered.result()}, and then {result}"
+                    )
+
+            self._repeat(target, request, request_id, same)
+            once = roost.options(stub, request_id=request_id)
+            answered.set_result(await self._call(client, target, request, made(once, request)))
+        else:
+            await self._call(client, target, request, made(stub, request))
+
+    def _request_id(self, client: Client) -> UUID:
+        return UUID(bytes=make_request_id(client.cluster._now_ms(), self.rng.getrandbits(74)))
+
+    def _repeat(
+        self,
+        target: tuple[str, str],
+        request: tuple[Any, ...],
+        request_id: UUID,
+        told: Callable[[float, Any], Awaitable[None]],
+    ) -> None:
+        """The same request comes once more, later; `told` when it was sent, and what came of it."""
+        client = self.rng.choice(self.clients)
+        late_s = self.rng.random() * self.rng.choice(self.taste.repeats_late_s)
+
+        async def again() -> None:
+            await asyncio.sleep(late_s)
+            start = self.whole.loop.time()
+            stub = client.cluster.object(BY_NAME[target[0]], target[1])
+            result = await self._asked_again(stub, target, request, request_id)
+            self.whole.trace.note(f"{'/'.join(target)} {request} again -> {result}")
+            await told(start, result)
+
+        self.repeats.append(client.process.start(again()))
+
+    async def _asked_again(
+        self, stub: Any, target: tuple[str, str], request: tuple[Any, ...], request_id: UUID
+    ) -> Any:
+        try:
+            return await made(roost.options(stub, request_id=request_id), request)
+        except roost.RoostError as error:
+            if isinstance(error, roost.DeadlineExceededError) and error.took_effect == "no":
+                return NOTHING  # the first attempt's time was over: that is the one answer
+            raise ViolationError(f"{request} of {target}, again: {error!r}") from error
 
     async def _call(
         self, client: Client, target: tuple[str, str], request: tuple[Any, ...], call: Any
@@ -223,17 +289,33 @@ class Workload:
             request = ("add",)
         start = self.whole.loop.time()
         self.hurried += 1
+        request_id = self._request_id(client)
         try:
-            result = await self._made(roost.options(stub, timeout=HURRY_S), request)
+            result = await made(
+                roost.options(stub, timeout=HURRY_S, request_id=request_id), request
+            )
         except roost.RoostError as error:
             self.whole.trace.note(f"{'/'.join(target)} {request} failed: {error!r}")
             if error.took_effect == "yes":
                 raise ViolationError(
                     f"{request} of {target} failed with an effect: {error!r}"
                 ) from error
+            history = self.histories.setdefault(target, [])
             if error.took_effect != "no" and request != ("get",):
-                history = self.histories.setdefault(target, [])
                 history.append(Operation(start, None, request, None))
+            if request[0] in WRITES and self.rng.random() < self.taste.repeats:
+                # Sent again it either takes effect, at last, or the first attempt surely did not.
+                maybe = Operation(start, None, request, None)
+
+                async def settled(sent: float, result: Any) -> None:
+                    began = sent
+                    if maybe in history:
+                        history.remove(maybe)
+                        began = start
+                    if result is not NOTHING:
+                        history.append(Operation(began, self.whole.loop.time(), request, result))
+
+                self._repeat(target, request, request_id, settled)
             return
         self.hurried_well += 1
         self._record(client, target, request, start, result)
