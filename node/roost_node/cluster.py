@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from roost import __version__
+from roost.adapters.direct import Identity
 from roost.cluster.ids import HASH_NAME, ShardId
 from roost.cluster.shard_map import Shape, ShardMap
 from roost.cluster.shard_map import ShardRecord as Owned
@@ -107,6 +108,7 @@ async def cluster_store(
         generation=0 if found is not None and read_generation(found) else 1,
         founder=StoreId(found.store_id) if found is not None and epoch_alone else StoreId(""),
         first_epoch=Epoch(epoch_alone + 1),
+        secret=secrets.token_bytes(32),
     )
     try:
         try:
@@ -227,7 +229,9 @@ class Member:
         self.replicator.audience = self
         self._records.listener = self
         host.ownership = self.replicator
-        self._neighbours = Neighbours(self._addresses, lambda: self._address)
+        self._neighbours = Neighbours(
+            self._addresses, lambda: Identity(self._address, self._config.secret)
+        )
         self.relay = Relay(self._addresses)
         host.children.elsewhere = self._neighbours
         self.peer_server = PeerServer(self._peers)

@@ -124,6 +124,7 @@ async def _serve(
             insecure=config.insecure,
             advertise=config.advertise,
             view=coordinator,
+            secret=agreed.secret if agreed is not None else b"",
             sizes=member.sizes if member is not None else dict,
         )
         if member is not None:

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 import grpc
 import grpc.aio
 
-from roost.adapters.channel import RELAY_SERVICE, RELAY_TO, SESSION_METHOD, SILENT, pings, ready
+from roost.adapters.channel import (
+    RELAY_SERVICE,
+    RELAY_TO,
+    SECRET,
+    SESSION_METHOD,
+    SILENT,
+    pings,
+    ready,
+)
+from roost.adapters.serving import metadata_of
 
 RELAYS_MAX = 256
 CONNECT_S = 1.0
@@ -77,7 +86,7 @@ class Relay:
                 method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
                     SESSION_METHOD
                 )
-                return await self._pump(context, method())
+                return await self._pump(context, method(metadata=_passed_on(context)))
         except (grpc.aio.AioRpcError, TimeoutError, OSError):
             return _End(grpc.StatusCode.UNAVAILABLE, f"{to} cannot be reached from here either")
 
@@ -119,7 +128,10 @@ async def _down(stream: _Stream, context: _Context) -> _End:
 
 
 def _target(context: _Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == RELAY_TO:
-            return value if isinstance(value, str) else ""
-    return ""
+    return metadata_of(context).get(RELAY_TO, "")
+
+
+def _passed_on(context: _Context) -> tuple[tuple[str, str], ...]:
+    """Who speaks, if it is a node: a client gains nothing by coming this way."""
+    secret = metadata_of(context).get(SECRET)
+    return ((SECRET, secret),) if secret is not None else ()

@@ -9,6 +9,7 @@ many calls are unfinished that wait is short, and then more calls are refused: w
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import math
 import typing
@@ -21,6 +22,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from roost import __version__
+from roost.adapters.channel import SECRET
 from roost.adapters.map_service import MapService
 from roost.adapters.serving import (
     BATCH_BYTES,
@@ -31,10 +33,12 @@ from roost.adapters.serving import (
     check_host,
     is_loopback,
     listen,
+    metadata_of,
 )
 from roost.adapters.translate import (
     call_from_pb,
     from_client_frame,
+    node_call_from_pb,
     server_frame,
     size_of,
 )
@@ -83,6 +87,7 @@ class Session:
     """One peer's stream (a `Sink`)."""
 
     __slots__ = (
+        "_call_from_pb",
         "_context",
         "_event",
         "_gone",
@@ -96,8 +101,10 @@ class Session:
         "unsent_bytes",
     )
 
-    def __init__(self, node: Node, context: Frames, *, trusted: bool) -> None:
+    def __init__(self, node: Node, context: Frames, *, trusted: bool, is_node: bool) -> None:
+        """`trusted`: it may see tracebacks. `is_node`: the chains of its calls are believed."""
         self._node = node
+        self._call_from_pb = node_call_from_pb if is_node else call_from_pb
         self._context = context
         self._trusted = trusted
         self._goodbye = False
@@ -197,7 +204,7 @@ class Session:
         return len(self.calls) >= self._node.host.limits.session_calls_max
 
     def _take(self, message: objects_pb2.Call, now_ms: int) -> None:
-        call = call_from_pb(message)
+        call = self._call_from_pb(message)
         if call.id in self.calls:
             return  # an id names one attempt: this peer counts wrong
         host = self._node.host
@@ -277,8 +284,9 @@ def _cut(
 class Objects(objects_pb2_grpc.ObjectsServicer):
     """The service of callers."""
 
-    def __init__(self, node: Node, *, trusted: bool) -> None:
+    def __init__(self, node: Node, *, trusted: bool, secret: bytes) -> None:
         self._node = node
+        self._secret = secret.hex()
         self._trusted = trusted
         self.sessions: dict[Session, None] = {}  # in order: a simulated run is to be repeatable
 
@@ -294,7 +302,9 @@ class Objects(objects_pb2_grpc.ObjectsServicer):
             )
         if host.closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is shutting down")
-        session = Session(self._node, context, trusted=self._trusted)
+        said = metadata_of(context).get(SECRET, "")
+        is_node = bool(self._secret) and hmac.compare_digest(said.encode(), self._secret.encode())
+        session = Session(self._node, context, trusted=self._trusted, is_node=is_node)
         self.sessions[session] = None
         try:
             try:
@@ -386,12 +396,13 @@ class Server:
         insecure: bool = False,
         advertise: str = "",
         view: ClusterView | None = None,
+        secret: bytes = b"",
         sizes: Sizes = dict,
     ) -> None:
-        """`view`: of the cluster that the node is in. `sizes`: bytes of shards, for plans."""
+        """`view` and `secret`: of the cluster that the node is in. `sizes`: bytes of shards, for plans."""
         self._node = node
         self._advertise = advertise
-        self._objects = Objects(node, trusted=is_loopback(host))
+        self._objects = Objects(node, trusted=is_loopback(host), secret=secret)
         self._host = host
         self._port = port
         self._relay: Relay | None = None

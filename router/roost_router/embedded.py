@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from roost.adapters.direct import Identity
 from roost.adapters.translate import (
     call_to_pb,
     detail_from_pb,
@@ -29,12 +30,12 @@ class Direct:
     """A `Transport` with a link to every owner."""
 
     def __init__(
-        self, addresses: Sequence[str], *, connect_timeout_s: float, own: str = ""
+        self, addresses: Sequence[str], *, connect_timeout_s: float, who: Identity | None = None
     ) -> None:
         self._addresses = tuple(addresses)
         self._timeout_s = connect_timeout_s * len(self._addresses)
         self._loop = asyncio.get_running_loop()
-        self._router = Router(self._addresses, own=own)
+        self._router = Router(self._addresses, who=who)
         self._operators = Operators(self._router)
         self._client = Client(self._wake)
         self._receiver: Receiver | None = None

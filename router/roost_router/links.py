@@ -19,7 +19,16 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from roost import __version__
-from roost.adapters.channel import RELAY_METHOD, RELAY_TO, SESSION_METHOD, SILENT, pings, ready
+from roost.adapters.channel import (
+    RELAY_METHOD,
+    RELAY_TO,
+    SECRET,
+    SESSION_METHOD,
+    SILENT,
+    pings,
+    ready,
+)
+from roost.adapters.direct import Identity
 from roost.adapters.map_news import moved_from_pb, records_from_pb, shape_from_pb
 from roost.cluster.shard_map import Shape, ShardRecord
 from roost.errors import RoostError
@@ -69,11 +78,13 @@ class LinkRunner:
         clock: ServerTime,
         monotonic_s: Callable[[], float],
         others: Callable[[], Sequence[str]],
+        who: Identity | None,
         *,
         keepalive_s: float,
         trusted: bool,
     ) -> None:
-        """`others`: addresses of nodes by whose way it may go."""
+        """`others`: addresses of nodes by whose way it may go. `who`: the node whose link it is."""
+        self._secret = ((SECRET, who.secret.hex()),) if who is not None and who.secret else ()
         self._core = core
         self._others = others
         self._ways = Ways()
@@ -118,7 +129,8 @@ class LinkRunner:
                 method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
                     RELAY_METHOD if way.via else SESSION_METHOD
                 )
-                stream = method(metadata=((RELAY_TO, address),) if way.via else None)
+                relay = ((RELAY_TO, address),) if way.via else ()
+                stream = method(metadata=(*relay, *self._secret))
                 hello = objects_pb2.Hello(
                     client=f"roost-router/{__version__}", wire_version=WIRE_VERSION
                 )

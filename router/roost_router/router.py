@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from roost.adapters.direct import Identity
 from roost.cluster.shard_map import ShardMap, ShardRecord
 from roost_router.config import Limits
 from roost_router.core.admission import Admission
@@ -36,10 +37,10 @@ class Router:
         *,
         limits: Limits | None = None,
         trusted: bool = True,
-        own: str = "",
+        who: Identity | None = None,
     ) -> None:
-        """`trusted`: whoever can reach this router may see tracebacks. `own`: of the node it is part of."""
-        self._own_address = own
+        """`trusted`: whoever can reach this router may see tracebacks. `who`: the node it is part of."""
+        self._who = who
         self._nodes = tuple(nodes)
         self._trusted = trusted
         self.limits = limits or Limits()
@@ -105,6 +106,7 @@ class Router:
             self.clock,
             self.monotonic_s,
             self._straight,
+            self._who,
             keepalive_s=self.limits.keepalive_s,
             trusted=self._trusted,
         )
@@ -114,11 +116,9 @@ class Router:
 
     def _straight(self) -> list[str]:
         """Nodes that are reached straight: by their way others may be."""
-        links = self.core.links.values()
+        links, own = self.core.links.values(), self._who.address if self._who is not None else ""
         return [
-            link.address
-            for link in links
-            if link.is_open and not link.via and link.address != self._own_address
+            link.address for link in links if link.is_open and not link.via and link.address != own
         ]
 
     def _on_news(self, news: Sequence[ShardRecord]) -> None:

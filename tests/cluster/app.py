@@ -29,3 +29,18 @@ class Counter(DurableObject):
 
     async def read_steps(self, of: str, count: int) -> int:
         return sum([n async for n in self.ctx.object(Counter, of).steps(count)])
+
+
+class Ring(DurableObject):
+    """Calls along a path of keys, which may come back to where it began."""
+
+    async def ask(self, path: list[str]) -> int:
+        if not path:
+            return 1
+        return 1 + await self.ctx.object(Ring, path[0]).ask(path[1:])
+
+    @method(read_only=True, reentrant=True)
+    async def look(self, path: list[str]) -> int:
+        if not path:
+            return 1
+        return 1 + await self.ctx.object(Ring, path[0]).look(path[1:])

@@ -117,6 +117,7 @@ class Whole:
             HASH_NAME,
             replicas=self.replicas,
             min_in_sync=max(1, self.replicas - 1),
+            secret=b"known to nodes",
         )
         self.etcd.change(lambda registry: registry.create(config))
         for name in self.machines:
@@ -166,7 +167,9 @@ class Whole:
             member = await stack.enter_async_context(
                 member_module.Member(node, coordinator, agreed, "", 100)
             )
-            server = Server(node, machine.name, 7400, insecure=True, view=coordinator)
+            server = Server(
+                node, machine.name, 7400, insecure=True, view=coordinator, secret=agreed.secret
+            )
             server.serve_cluster(member.peer_server, member.relay)
             await server.start(alone=False)
             stack.push_async_callback(server.stop)

@@ -64,6 +64,8 @@ RELAY_SERVICE = "roost.v1.Relay"
 RELAY_METHOD = f"/{RELAY_SERVICE}/Session"
 RELAY_TO = "roost-relay-to"
 """Metadata of a relayed session: the address of the node that is meant."""
+SECRET = "roost-cluster-secret"
+"""Metadata of a session that a node opens to another: its cluster's secret, in hexadecimal."""
 
 
 class Tls:

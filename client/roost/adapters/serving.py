@@ -77,6 +77,12 @@ def listen(server: grpc.aio.Server, host: str, port: int) -> int:
         ) from None
 
 
+def metadata_of(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    """What the caller sent beside its messages, as far as it is text."""
+    pairs = context.invocation_metadata() or ()
+    return {key: value for key, value in pairs if isinstance(value, str)}
+
+
 async def answer(context: grpc.aio.ServicerContext[Any, Any], work: Awaitable[T]) -> T:
     """What `work` gives; where it raises an error of ours, the unary call ends with that."""
     try:

@@ -44,6 +44,24 @@ def call_to_pb(call: Call, message: objects_pb2.Call) -> None:
         message.credit = call.credit
     if call.epoch:
         message.epoch = call.epoch
+    if call.chain:
+        for link in call.chain:
+            message.chain.add(
+                class_name=link.class_name,
+                key=link.key,
+                method=link.method,
+                request_id=link.request_id,
+            )
+    if call.principal:
+        message.principal = call.principal
+
+
+def node_call_from_pb(message: objects_pb2.Call) -> Call:
+    """A call that another node passes on, with the chain that it is part of."""
+    call = call_from_pb(message)
+    call.chain = tuple(Link(m.class_name, m.key, m.method, m.request_id) for m in message.chain)
+    call.principal = message.principal
+    return call
 
 
 def call_from_pb(message: objects_pb2.Call) -> Call:

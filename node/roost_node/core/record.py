@@ -114,9 +114,11 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     format_level: int = 1  # raised by command when every node can write it
     generation: int = 1  # raised by an operator after etcd was restored or lost (O7)
     founder: StoreId = StoreId("")  # it had objects before the cluster: it gets every shard first
-    first_epoch: Epoch = Epoch(
-        1
-    )  # of shards that are created: above what the founder's disk has seen
+    first_epoch: Epoch = Epoch(1)  # of its shards: above what the founder's disk has seen
+    secret: bytes = b""  # by which nodes know each other; nobody else is told
+
+    def __repr__(self) -> str:
+        return f"ClusterConfig({self.cluster_id}, generation {self.generation})"
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ from roost_node.host.call import DEADLINE_DEFAULT_MS, ActiveCall, Kind, Sink, St
 
 if TYPE_CHECKING:
     from roost_node.host.host import Host
+    from roost_node.host.shard import Shard
 
 DEADLINE_MAX_MS = 24 * 3600 * 1000
 
@@ -111,7 +112,7 @@ class Arrivals:
         if host.closing and not (call.chain and host.settling):
             raise UnavailableError("this node is shutting down: the call goes to the next one")
         self.check_room(call, now_ms)
-        if shard.refusal is not None and not call.chain:
+        if shard.refusal is not None and not self.is_waited_for(call, shard):
             raise shard.refusal
         if not method.read_only:
             if host.refuse_writes is not None:
@@ -248,6 +249,14 @@ class Arrivals:
             )
         host.paused_bytes = size
         paused.append((call, sink))
+
+    def is_waited_for(self, call: Call, shard: Shard) -> bool:
+        """Does a call wait for it that runs in that shard, which comes to rest when all that run have ended?"""
+        for link in call.chain:
+            caller = self._host.activations.get((link.class_name, link.key))
+            if caller is not None and caller.shard is shard and link.request_id in caller.calls:
+                return True
+        return False
 
     def _check_chain(self, active: ActiveCall) -> None:
         """Does the chain come back to an object that it holds?"""

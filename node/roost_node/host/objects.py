@@ -118,7 +118,7 @@ class Objects:
                 retry_after_s=(failed[1] - now_ms) / 1000,
             )
         shard = self.shard_of(call.class_name, call.key, now_ms)
-        if shard.refusal is not None and not call.chain:
+        if shard.refusal is not None and not host.arrivals.is_waited_for(call, shard):
             raise shard.refusal
         try:
             activation = Activation(host, spec, call.key, shard, now_ms)

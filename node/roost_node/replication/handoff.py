@@ -17,7 +17,7 @@ OUTPUTS_S = (
 async def quiesce(host: Host, shard: Shard) -> None:
     """Let running calls end within the grace period, then cancel them; let every object leave, and every answer.
 
-    No new call is taken meanwhile (`Shard.refusal`), but for those that running ones make.
+    No new call is taken meanwhile (`Shard.refusal`), but for those that its running ones wait for.
     """
     live = host.objects.live.get(shard.id, {})
     end = host.loop.time() + host.limits.grace_s

@@ -1,9 +1,8 @@
 """Calls of our objects to objects of other nodes.
 
 They go the way that a client's would, straight to the owner, by the core that routers use: it follows
-shards that move, and sends again what a broken link lost. The chain of callers does not travel yet:
-other nodes believe no chain from whom they cannot tell from a client, so a ring of calls over several
-nodes is ended by its deadline.
+shards that move, and sends again what a broken link lost. The chain of callers travels with them: the
+other node believes it from whoever knows the cluster's secret.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from roost.adapters.direct import direct_transport
+from roost.adapters.direct import Identity, direct_transport
 from roost.adapters.transport import Transport
 from roost.errors import RoostError
 from roost.wire.messages import Call, Cancel, Credit, Reply, Skip, ToClient
@@ -26,9 +25,9 @@ CONNECT_S = 2.0
 class Neighbours:
     """The way to other nodes (a `host.children.Elsewhere`); opened by the first call."""
 
-    def __init__(self, addresses: Callable[[], Sequence[str]], own: Callable[[], str]) -> None:
+    def __init__(self, addresses: Callable[[], Sequence[str]], who: Callable[[], Identity]) -> None:
         self._addresses = addresses
-        self._own = own  # by way of ourselves there is no detour
+        self._who = who
         self._transport: Transport | None = None
         self._opening: asyncio.Lock = asyncio.Lock()
         self._sinks: dict[int, Sink] = {}
@@ -41,7 +40,7 @@ class Neighbours:
             return 0
         self._ids += 1
         self._sinks[self._ids] = sink
-        transport.send([msgspec.structs.replace(call, id=self._ids, chain=())])
+        transport.send([msgspec.structs.replace(call, id=self._ids)])
         return self._ids
 
     async def _opened(self, call: Call, sink: Sink) -> Transport | None:
@@ -49,7 +48,7 @@ class Neighbours:
             if self._transport is None:
                 try:
                     transport = direct_transport(
-                        self._addresses(), connect_timeout_s=CONNECT_S, own=self._own()
+                        self._addresses(), connect_timeout_s=CONNECT_S, who=self._who()
                     )
                     await transport.open(self)
                 except RoostError as error:
