@@ -18,6 +18,8 @@ pytestmark = pytest.mark.timeout(1200)  # some tens of seconds of CPU, on a busy
 PART = 12
 """A run here costs as much as that many of the other simulations."""
 
+RESTORES = 8
+
 
 def seeds(request: pytest.FixtureRequest) -> list[int]:
     replay: int | None = request.config.getoption("--seed")
@@ -34,6 +36,14 @@ def test_every_promise_holds_with_everything_together(request: pytest.FixtureReq
         well = sum(o.hurried_well for o in outcomes)
         assert calls > 60 * len(outcomes), "too few calls were answered: nothing was tested"
         assert well > 0.6 * hurried, f"{well} of {hurried} calls ended well within {HURRY_S} s"
+
+
+def test_an_etcd_from_an_old_backup_moves_nothing_until_the_cluster_is_recovered(
+    request: pytest.FixtureRequest,
+) -> None:
+    words = tuple(request.config.getoption("--trace-of"))
+    for seed in seeds(request)[:RESTORES]:
+        play(seed, restored=True, trace_words=words)
 
 
 def test_a_long_run_is_checked_as_one(request: pytest.FixtureRequest) -> None:

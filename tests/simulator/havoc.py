@@ -54,14 +54,19 @@ class Havoc:
         self.is_over = False
 
     async def run(self, must_go_on: Callable[[], bool]) -> None:
+        await self.strike_for(self.taste.length_s, must_go_on)
+        self.heal()
+
+    async def strike_for(
+        self, seconds: float, must_go_on: Callable[[], bool] = lambda: False
+    ) -> None:
         rng, taste = self.rng, self.taste
-        end = self.whole.loop.time() + taste.length_s
+        end = self.whole.loop.time() + seconds
         while self.whole.loop.time() < end or must_go_on():
             await asyncio.sleep(rng.random() * 2 * taste.every_s)
             kind = rng.choices(list(taste.weights), list(taste.weights.values()))[0]
             self.count += 1
             getattr(self, kind)()
-        self.heal()
 
     # -- choosing --------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 from roost import client as client_module
 from roost import stub as stub_module
 from roost_node import cluster as member_module
+from roost_node import rescue as rescue_module
 from roost_node.host import host as host_module
 from roost_node.host import keeper as keeper_module
 from roost_node.host.flusher import Done
@@ -67,6 +68,11 @@ def plugged_in(whole: Whole) -> Iterator[None]:
         (member_module, "_slept_ms", lambda: here().slept_ms),
         (member_module, "random", chance),
         (host_module, "ThreadFlusher", lambda _: Flusher(whole)),
+        (
+            rescue_module,
+            "secrets",
+            SimpleNamespace(token_hex=lambda _: f"{rng.getrandbits(32):08x}"),
+        ),
         (links_module, "_random", rng),
         (router_module, "random", chance),
         (router_module, "time", SimpleNamespace(monotonic=loop.time)),

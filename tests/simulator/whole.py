@@ -61,7 +61,7 @@ class Machine:
         self.wall_offset_ms = EPOCH_MS
         self.disks = 1  # how many it has had
         self.etcd_late_s = 0.0  # answers to its reads are on the way for longer by so much
-        self.owners: dict[ShardId, Owner] = {}  # the latest of each shard
+        self.owners: dict[ShardId, tuple[int, Owner]] = {}  # the latest, with the generation
         self.is_unanswered = False  # its changes are carried out, and it is not told
 
     @property
@@ -234,12 +234,14 @@ class Whole:
     # -- what happens to it ----------------------------------------------------------------
 
     def _on_owner(self, machine: Machine, shard: ShardId, owner: Owner) -> None:
-        before = machine.owners.get(shard)
-        if before is not None and owner.epoch <= before.epoch:
+        assert machine.host is not None, "owners are of nodes that run"
+        generation = machine.host.ownership.generation()
+        told, before = machine.owners.get(shard, (0, owner))
+        if told == generation and owner.epoch <= before.epoch:
             raise ViolationError(
                 f"{machine.name} begins epoch {owner.epoch} of shard {shard} after {before.epoch}"
             )
-        machine.owners[shard] = owner
+        machine.owners[shard] = generation, owner
 
     def act(self, doing: Coroutine[Any, Any, None]) -> None:
         """Something happens outside of all processes."""
@@ -352,7 +354,7 @@ class Whole:
             return
         now_ms = process.boot_ms()
         for shard, owner in machine.member.replicas.owners.items():
-            if owner is not machine.owners.get(shard):
+            if owner is not machine.owners.get(shard, (0, None))[1]:
                 self._on_owner(machine, shard, owner)
             if owner.may_release_read(now_ms):
                 for other in self.machines.values():

@@ -10,6 +10,7 @@ from simulator.havoc import Havoc, Taste
 from simulator.history import ViolationError
 from simulator.machines import MachineLoop, seeded, simulate_machines
 from simulator.plugs import plugged_in
+from simulator.restored import etcd_is_restored
 from simulator.verdict import all_is_well
 from simulator.whole import Client, Whole
 from simulator.workload import CLASSES, Workload
@@ -38,11 +39,13 @@ def play(
     *,
     calls: int = 0,
     favour: tuple[str, ...] = (),
+    restored: bool = False,
     trace_words: tuple[str, ...] = (),
 ) -> Outcome:
     """Raises ViolationError; its note is the trace.
 
-    `calls`: go on until so many were answered. `favour`: these faults come often.
+    `calls`: go on until so many were answered. `favour`: these faults come often. `restored`: etcd goes
+    back to an old backup.
     """
     whole: list[Whole] = []
 
@@ -55,7 +58,7 @@ def play(
         whole.append(one)
         one.network.delay_s, one.flush_s, one.etcd_s = taste.net_s, taste.flush_s, taste.etcd_s
         with plugged_in(one):
-            return await _run(one, taste, calls)
+            return await _run(one, taste, calls, restored=restored)
 
     try:
         return simulate_machines(main)
@@ -66,7 +69,7 @@ def play(
         raise
 
 
-async def _run(whole: Whole, taste: Taste, calls: int) -> Outcome:
+async def _run(whole: Whole, taste: Taste, calls: int, *, restored: bool) -> Outcome:
     await whole.start()
     async with contextlib.AsyncExitStack() as stack:
         clients = [
@@ -79,9 +82,12 @@ async def _run(whole: Whole, taste: Taste, calls: int) -> Outcome:
             clients[n % 3].process.start(workload.caller(clients[n % 3], calls or CALLS_MAX))
             for n in range(CALLERS)
         ]
-        await _or_failed(
-            whole, [whole.loop.create_task(havoc.run(lambda: workload.calls < calls))], None
+        faults = (
+            etcd_is_restored(whole, havoc, clients[0])
+            if restored
+            else havoc.run(lambda: workload.calls < calls)
         )
+        await _or_failed(whole, [whole.loop.create_task(faults)], None)
         workload.is_over = True
         await _or_failed(whole, callers, PROGRESS_S)
         await _or_failed(whole, workload.repeats, max(taste.repeats_late_s) + PROGRESS_S)

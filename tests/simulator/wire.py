@@ -349,6 +349,11 @@ class Channel:
         if self.connection is not None and self.connection.is_open:
             self.connection.break_("channel closed")
 
+    async def _ready(self) -> None:
+        """As a call waits that was made on a channel that is idle."""
+        while (state := self.get_state(try_to_connect=True)) is State.CONNECTING:
+            await self.wait_for_state_change(state)
+
     def _call(self, method: str, read: Any, write: Any, metadata: Any = None) -> ClientCall:
         if self.get_state() is not State.READY:
             raise error_of(Status(grpc.StatusCode.UNAVAILABLE, "not connected"))
@@ -393,9 +398,14 @@ class Channel:
         **_: Any,
     ) -> Callable[..., Any]:
         async def call(request: Any, timeout: float | None = None, metadata: Any = None) -> Any:  # noqa: ASYNC109
-            call = self._call(method, response_deserializer, request_serializer)
-            await call.write(request)
-            return await call.read()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._ready()
+                    call = self._call(method, response_deserializer, request_serializer)
+                    await call.write(request)
+                    return await call.read()
+            except TimeoutError:
+                raise error_of(Status(grpc.StatusCode.DEADLINE_EXCEEDED, "too late")) from None
 
         return call
 
