@@ -19,6 +19,7 @@ from roost.adapters.translate import info_to_pb
 from roost.cluster.ids import ShardId, check_key, shard_of
 from roost.errors import InvalidArgumentError, RoostError
 from roost.v1 import admin_pb2
+from roost_node.core.moves import Moves
 from roost_node.core.overview import (
     NodeView,
     ShardView,
@@ -43,8 +44,9 @@ from roost_node.view import ClusterView
 class Admin(RescueServicer):
     """The service of operators."""
 
-    def __init__(self, node: Node, view: ClusterView, sizes: Sizes) -> None:
+    def __init__(self, node: Node, view: ClusterView, sizes: Sizes, moves: Moves) -> None:
         super().__init__(node, view)
+        self._moves = moves
         self._node = node
         self._sizes = sizes
         self._view = view
@@ -244,6 +246,7 @@ class Admin(RescueServicer):
         host = self._node.host
         try:
             check_key(request.key)
+            host.objects.spec(request.class_name)
             found = await self._view.read()
         except RoostError as error:
             await abort(context, error)
@@ -252,6 +255,10 @@ class Admin(RescueServicer):
         view = overview(found, None).shards[shard]
         info = found.sessions.get(view.record.owner) if view.record is not None else None
         reply = admin_pb2.ExplainReply(shard=_shard(view), address=info.address if info else "")
+        for move in self._moves.of(ShardId(shard)):
+            reply.moves.add(
+                epoch=move.epoch, owner=move.owner, how=move.how.value, seen_ms=move.seen_ms
+            )
         if shard in host.ownership.owned():
             inside = explain(host, request.class_name, request.key)
             reply.local, reply.live, reply.queued = True, inside.live, inside.queued

@@ -19,6 +19,7 @@ from roost.cluster.shard_map import Shape, ShardMap
 from roost.cluster.shard_map import ShardRecord as Owned
 from roost.errors import StoreError
 from roost_node.config import NodeConfig
+from roost_node.core.moves import Moves
 from roost_node.core.overview import overview
 from roost_node.core.record import (
     NO_SESSION,
@@ -190,6 +191,7 @@ class Member:
         self._campaign: asyncio.Task[None] | None = None
         self._session: SessionLoop | None = None
         self._stopping = False
+        self.moves = Moves()
         self._address = ""  # where others reach us
         self._slept_ms = _slept_ms()
         self._random = random.Random()
@@ -368,6 +370,7 @@ class Member:
 
     def _learn(self, records: Mapping[ShardId, Versioned]) -> list[Owned]:
         """Records whose owners live go into the map; what is new of them."""
+        self.moves.on_records(records, self._node.clock.now_ms())
         sessions = self.replicas.sessions
         changed = self._map.merge(
             Owned(

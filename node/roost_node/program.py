@@ -126,6 +126,7 @@ async def _serve(
             view=coordinator,
             secret=agreed.secret if agreed is not None else b"",
             sizes=member.sizes if member is not None else dict,
+            moves=member.moves if member is not None else None,
         )
         if member is not None:
             server.serve_cluster(member.peer_server, member.relay)

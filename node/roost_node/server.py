@@ -67,6 +67,7 @@ from roost.wire.messages import (
     ToClient,
 )
 from roost_node.admin import Admin
+from roost_node.core.moves import Moves
 from roost_node.host.call import ActiveCall, Cancelled, Waiter
 from roost_node.node import Node
 from roost_node.relay import Relay
@@ -398,8 +399,12 @@ class Server:
         view: ClusterView | None = None,
         secret: bytes = b"",
         sizes: Sizes = dict,
+        moves: Moves | None = None,
     ) -> None:
-        """`view` and `secret`: of the cluster that the node is in. `sizes`: bytes of shards, for plans."""
+        """`view` and `secret`: of the cluster that the node is in. `sizes`: bytes of shards, for plans.
+
+        `moves`: of shards, as far as they were seen.
+        """
         self._node = node
         self._advertise = advertise
         self._objects = Objects(node, trusted=is_loopback(host), secret=secret)
@@ -410,7 +415,8 @@ class Server:
         self._server = grpc.aio.server(options=OPTIONS)
         objects_pb2_grpc.add_ObjectsServicer_to_server(self._objects, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(
-            Admin(node, view or Alone(node, self.advertised), sizes), self._server
+            Admin(node, view or Alone(node, self.advertised), sizes, moves or Moves()),
+            self._server,
         )
         self._map = MapService()
         shard_map_pb2_grpc.add_MapServicer_to_server(self._map, self._server)

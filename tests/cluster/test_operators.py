@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -105,6 +106,21 @@ def test_an_operator_sees_the_cluster_drains_a_node_and_moves_a_shard(tmp_path: 
             assert explained["shard"]["owner"] == shard["owner"]
             assert explained["local"], "whoever is asked, the owner answers"
             assert not explained["live"]
+        key = next(  # one of the shard that was moved
+            key
+            for key in map(str, itertools.count())
+            if ask(processes, "a", "explain", "Counter", key)["shard"]["shard"] == 3
+        )
+        moves = ask(processes, "router", "explain", "Counter", key)["moves"]
+        assert moves[-1]["owner"] == d["store_id"]
+        assert moves[-1]["how"] == "handoff"
+        assert moves[-1]["epoch"] > moves[0]["epoch"]
+        assert moves[-1]["seen_ms"] > 0
+        shown = command(processes, "router", "explain", "Counter", key).stdout
+        assert "handoff" in shown
+        done = command(processes, "router", "explain", "Cuonter", "x")
+        assert done.returncode == 1
+        assert "no class 'Cuonter' is served here: there is Counter" in done.stderr
         command(processes, "router", "call", "Counter", "x", "increment")
         assert ask(processes, "c", "explain", "Counter", "x")["live"]
 

@@ -133,7 +133,7 @@ def test_a_node_alone_is_shown_as_a_cluster_of_one(tmp_path: Path) -> None:
         (node,) = status["nodes"]
         assert status["states"] == {"in sync": status["shards"]} == {"in sync": node["owners"]}
         shown = server.run("status").stdout
-        assert f"{status['shards']} shards: {status['shards']} in sync" in shown
+        assert "1,024 shards: 1,024 in sync" in shown
         assert "classes: Counter" in shown
         shards = json.loads(server.run("shards", "--json").stdout)
         assert [shard["owner"] for shard in shards] == [node["store_id"]] * status["shards"]

@@ -14,6 +14,7 @@ from roost.errors import UnavailableError
 from roost.v1 import admin_pb2_grpc
 
 ReplyT = TypeVar("ReplyT")
+REACH_S = 5.0  # one that is just being started
 PAUSE_S = 0.1
 
 
@@ -22,12 +23,13 @@ async def ask(
     timeout_s: float,
     request: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
 ) -> ReplyT:
-    """The answer. `request` may be sent again while no server can be reached.
+    """The answer. `request` may be sent again while no server can be reached, for `REACH_S`.
 
     Raises what the server says, or UnavailableError when the time is over.
     """
     loop = asyncio.get_running_loop()
-    end = loop.time() + timeout_s
+    begun = loop.time()
+    end = begun + timeout_s
     while True:
         for address in addresses:
             async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
@@ -43,6 +45,6 @@ async def ask(
                         )
             if not isinstance(failure, UnavailableError):
                 raise failure
-        if loop.time() + PAUSE_S > end:
+        if loop.time() + PAUSE_S > min(end, begun + REACH_S):
             raise failure
         await asyncio.sleep(PAUSE_S)

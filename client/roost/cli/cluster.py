@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Iterable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -11,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from roost.adapters.operators import ask
-from roost.cli.output import fail, print_json, print_table, remote
+from roost.cli.output import fail, many, print_json, print_table, remote
 from roost.errors import RoostError
 from roost.v1 import admin_pb2, admin_pb2_grpc
 
@@ -65,16 +66,16 @@ def status(address: str, timeout: float, as_json: bool) -> None:
             for node in found.nodes
         ],
     )
-    states = [f"{count} {state}" for state, count in found.states.items()]
-    click.echo(f"\n{found.shards} shards: {', '.join(states)}")
+    states = [f"{count:,} {state}" for state, count in found.states.items()]
+    click.echo(f"\n{many(found.shards, 'shard')}: {', '.join(states)}")
     for store, count in found.waits_for.items():
-        click.echo(f"{count} wait for store {store}")
+        click.echo(f"{many(count, 'shard waits', 'shards wait')} for store {store}")
     away = {node.store_id for node in found.nodes if node.standing == "away"}
     for line in _catching_up(own.behind, away):
         click.echo(line)
     click.echo(
-        f"cluster {found.cluster_id}, {found.replicas} copies of each shard;"
-        f" {own.activations} live objects, {own.calls_running} open calls,"
+        f"cluster {found.cluster_id}, {many(found.replicas, 'copy', 'copies')} of each shard;"
+        f" {many(own.activations, 'live object')}, {many(own.calls_running, 'open call')},"
         f" {own.calls_queued} ready; classes: {', '.join(own.classes)}"
     )
 
@@ -89,13 +90,14 @@ def _catching_up(
     for store, learning in sorted(stores.items()):
         missing = sum(one.entries for one in learning)
         if store in away:
-            yield f"store {short(store)} is away: {missing:,} entries of {len(learning)} shards behind"
+            of = many(len(learning), "shard")
+            yield f"store {short(store)} is away: {many(missing, 'entry', 'entries')} of {of} behind"
             continue
         rate = sum(one.entries_per_s for one in learning)
         left = f"about {missing / rate:,.0f} s left" if rate >= 1 else "snapshots, or waiting"
         yield (
-            f"store {short(store)} is catching up with {len(learning)} shards:"
-            f" {missing:,} entries missing, {rate:,.0f}/s, {left}"
+            f"store {short(store)} is catching up with {many(len(learning), 'shard')}:"
+            f" {many(missing, 'entry', 'entries')} missing, {rate:,.0f}/s, {left}"
         )
 
 
@@ -172,7 +174,10 @@ def plan(
     if as_json:
         print_json(as_dict(found))
         return
-    click.echo(f"{found.copies} copies ({found.bytes:,} bytes known), {found.handoffs} handoffs")
+    click.echo(
+        f"{many(found.copies, 'copy', 'copies')} ({many(found.bytes, 'byte')} known),"
+        f" {many(found.handoffs, 'handoff')}"
+    )
     print_table(
         ("store", "owns", "then", "holds", "then"),
         [
@@ -292,12 +297,24 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
             ("calls that wait", found.queued if found.local else ""),
         ],
     )
+    click.echo("\nowners, as far as this node has seen them:")
+    print_table(
+        ("epoch", "owner", "how", "seen at"),
+        [(move.epoch, short(move.owner), move.how, _moment(move.seen_ms)) for move in found.moves],
+    )
     if found.calls:
         click.echo()
         print_table(
             ("call", "stage", "for ms", "waits for"),
             [(call.method, call.stage, call.age_ms, call.waits_for) for call in found.calls],
         )
+
+
+def _moment(ms: int) -> str:
+    """In the time of this machine's zone."""
+    if not ms:
+        return "before it looked"
+    return datetime.fromtimestamp(ms / 1000, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _memory(found: admin_pb2.ExplainReply) -> str:

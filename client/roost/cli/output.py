@@ -20,6 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_ADDRESS = "localhost:7400"
 
 
+def many(count: int, what: str, plural: str = "") -> str:
+    """As in 1 shard, 2 shards."""
+    return f"{count:,} {what if count == 1 else plural or what + 's'}"
+
+
 def remote(function: F) -> F:
     """Options of every command that talks to a server."""
     for option in (

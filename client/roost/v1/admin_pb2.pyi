@@ -900,6 +900,7 @@ class ExplainReply(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     AWAKE_BECAUSE_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """of the owner; empty: it has no session"""
     local: _builtins.bool
@@ -916,6 +917,10 @@ class ExplainReply(_message.Message):
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenCall]:
         """the oldest first, at most 100"""
 
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwnerChange]:
+        """of its shard, the last 8 that the node has seen, the oldest first"""
+
     def __init__(
         self,
         *,
@@ -926,14 +931,45 @@ class ExplainReply(_message.Message):
         queued: _builtins.int = ...,
         calls: _abc.Iterable[Global___OpenCall] | None = ...,
         awake_because: _builtins.str = ...,
+        moves: _abc.Iterable[Global___OwnerChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "awake_because", b"awake_because", "calls", b"calls", "live", b"live", "local", b"local", "queued", b"queued", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "awake_because", b"awake_because", "calls", b"calls", "live", b"live", "local", b"local", "moves", b"moves", "queued", b"queued", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainReply: _TypeAlias = ExplainReply  # noqa: Y015
+
+@_typing.final
+class OwnerChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    HOW_FIELD_NUMBER: _builtins.int
+    SEEN_MS_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    owner: _builtins.str
+    how: _builtins.str
+    """created, handoff, failover"""
+    seen_ms: _builtins.int
+    """server time; 0: before the node began to look"""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        owner: _builtins.str = ...,
+        how: _builtins.str = ...,
+        seen_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "how", b"how", "owner", b"owner", "seen_ms", b"seen_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnerChange: _TypeAlias = OwnerChange  # noqa: Y015
 
 @_typing.final
 class CopiesRequest(_message.Message):
