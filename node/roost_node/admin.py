@@ -77,6 +77,9 @@ class Admin(RescueServicer):
                     store_id=one.store,
                     entries=one.entries,
                     entries_per_s=one.entries_per_s,
+                    snapshot_bytes=one.snapshot_bytes,
+                    snapshot_of=one.snapshot_of,
+                    bytes_per_s=one.bytes_per_s,
                 )
                 for one in self._node.host.ownership.behind()
             ],

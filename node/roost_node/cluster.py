@@ -242,6 +242,7 @@ class Member:
             lambda: [shard for shard, kept in self.replicas.kept.items() if kept.shape.end],
             asyncio.get_running_loop().time,
         )
+        self.replicator.sizes = self.sizes
         self._controller = Controller(
             self._coordinator, boot_ms, self._believed.generation, sizes=self.sizes
         )

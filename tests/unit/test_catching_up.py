@@ -17,14 +17,16 @@ SEVEN, B = ShardId(7), StoreId("b")
 
 
 def owner(end: int, match: int | None) -> Any:
-    progress = {} if match is None else {B: SimpleNamespace(match=match)}
+    progress = {}
+    if match is not None:
+        progress[B] = SimpleNamespace(match=match, snapshot=False, snapshot_bytes=0)
     members = SimpleNamespace(record=SimpleNamespace(learners=(B,)))
     return SimpleNamespace(members=members, progress=progress, shape=Shape((), end))
 
 
 def test_the_rate_is_that_between_two_looks() -> None:
     replicas = SimpleNamespace(owners={SEVEN: owner(1000, None)})
-    watched = CatchingUp(cast(Any, replicas))
+    watched = CatchingUp(cast(Any, replicas), dict)
     watched.look(10.0)
     assert watched.behind() == [Behind(SEVEN, B, 1000, 0.0)], "a snapshot, or not heard yet"
     replicas.owners[SEVEN] = owner(1000, 100)
@@ -41,8 +43,29 @@ def test_the_rate_is_that_between_two_looks() -> None:
     assert watched.behind() == []
 
 
-def learner(store: str, entries: int, rate: float) -> admin_pb2.LearnerBehind:
-    return admin_pb2.LearnerBehind(store_id=store, entries=entries, entries_per_s=rate)
+def test_a_snapshot_is_counted_in_bytes_of_about_what_the_shard_takes() -> None:
+    there = owner(1000, 0)
+    there.progress[B].snapshot = True
+    replicas = SimpleNamespace(owners={SEVEN: there})
+    watched = CatchingUp(cast(Any, replicas), lambda: {SEVEN: 5000})
+    watched.look(10.0)
+    assert watched.behind() == [Behind(SEVEN, B, 1000, 0.0, 0, 5000, 0.0)]
+    there.progress[B].snapshot_bytes = 3000
+    watched.look(12.0)
+    assert watched.behind() == [Behind(SEVEN, B, 1000, 0.0, 3000, 5000, 1500.0)]
+    there.progress[B].snapshot_bytes = 6000  # it was an estimate
+    assert watched.behind() == [Behind(SEVEN, B, 1000, 0.0, 6000, 6000, 1500.0)]
+    there.progress[B].snapshot, there.progress[B].match = False, 900
+    assert watched.behind()[0].snapshot_of == 0
+
+
+def learner(
+    store: str, entries: int, rate: float, sent: int = 0, of: int = 0, speed: float = 0.0
+) -> admin_pb2.LearnerBehind:
+    return admin_pb2.LearnerBehind(
+        store_id=store, entries=entries, entries_per_s=rate,
+        snapshot_bytes=sent, snapshot_of=of, bytes_per_s=speed,
+    )  # fmt: skip
 
 
 def test_the_line_for_a_store_sums_its_shards_and_says_how_long_it_takes() -> None:
@@ -52,8 +75,16 @@ def test_the_line_for_a_store_sums_its_shards_and_says_how_long_it_takes() -> No
         )
     )
     assert lines == [
-        "store a is catching up with 1 shards: 5 entries missing, 0/s, snapshots, or waiting",
+        "store a is catching up with 1 shard: 5 entries missing, 0/s, waiting",
         "store bbbbbbbb is catching up with 2 shards: 5,000 entries missing, 500/s, about 10 s left",
+    ]
+
+
+def test_the_line_tells_of_snapshots_what_has_come_of_how_much() -> None:
+    two = [learner("a", 7, 0, 3_000_000, 5_000_000, 500_000), learner("a", 9, 0, 0, 4_000_000, 0)]
+    assert list(_catching_up([*two, learner("a", 4, 2)])) == [
+        "store a is catching up with 3 shards: 20 entries missing, 2/s; snapshots of 2 shards:"
+        " 3.0 MB of about 9.0 MB, 0.5 MB/s, about 12 s left"
     ]
 
 

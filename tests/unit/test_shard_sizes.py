@@ -30,7 +30,8 @@ def test_a_store_tells_what_its_files_and_its_memory_hold_and_is_not_asked_all_t
 ) -> None:
     store = RocksStore.open(tmp_path, shards=4, cluster_id="c", seed=bytes(16))
     now_s = 100.0
-    sizes = ShardSizes(store, lambda: shards(0, 1), lambda: now_s)
+    held: list[ShardId] = []
+    sizes = ShardSizes(store, lambda: held, lambda: now_s)
 
     def fill(shard: int, count: int) -> None:
         rows = [
@@ -40,6 +41,8 @@ def test_a_store_tells_what_its_files_and_its_memory_hold_and_is_not_asked_all_t
         assert store.write(rows)
 
     try:
+        assert sizes() == {}
+        held += shards(0, 1)  # seen at once: of nothing there is no estimate to be fresh
         fill(0, 400)
         in_memory = sizes()[ShardId(0)]
         assert in_memory > 100_000

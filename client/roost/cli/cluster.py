@@ -94,11 +94,28 @@ def _catching_up(
             yield f"store {short(store)} is away: {many(missing, 'entry', 'entries')} of {of} behind"
             continue
         rate = sum(one.entries_per_s for one in learning)
-        left = f"about {missing / rate:,.0f} s left" if rate >= 1 else "snapshots, or waiting"
-        yield (
+        line = (
             f"store {short(store)} is catching up with {many(len(learning), 'shard')}:"
-            f" {many(missing, 'entry', 'entries')} missing, {rate:,.0f}/s, {left}"
+            f" {many(missing, 'entry', 'entries')} missing, {rate:,.0f}/s"
         )
+        copied = [one for one in learning if one.snapshot_of]
+        if copied:
+            sent = sum(one.snapshot_bytes for one in copied)
+            about = sum(one.snapshot_of for one in copied)
+            speed = sum(one.bytes_per_s for one in copied)
+            line += (
+                f"; snapshots of {many(len(copied), 'shard')}: {_mb(sent)} of about {_mb(about)}"
+            )
+            line += f", {_mb(speed)}/s, {_left(about - sent, speed)}"
+        yield line + ("" if copied else f", {_left(missing, rate)}")
+
+
+def _left(missing: float, rate: float) -> str:
+    return f"about {missing / rate:,.0f} s left" if rate >= 1 else "waiting"
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def _notes(node: admin_pb2.NodeInfo) -> Iterable[str]:

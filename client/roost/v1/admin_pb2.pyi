@@ -94,12 +94,21 @@ class LearnerBehind(_message.Message):
     STORE_ID_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     ENTRIES_PER_S_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_OF_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     store_id: _builtins.str
     entries: _builtins.int
     """that it lacks; with a snapshot under way, all"""
     entries_per_s: _builtins.float
     """that came in the last seconds"""
+    snapshot_bytes: _builtins.int
+    """sent of a snapshot that is under way"""
+    snapshot_of: _builtins.int
+    """about how many there are; 0: unknown, or no snapshot is under way"""
+    bytes_per_s: _builtins.float
+    """of it, in the last seconds"""
     def __init__(
         self,
         *,
@@ -107,10 +116,13 @@ class LearnerBehind(_message.Message):
         store_id: _builtins.str = ...,
         entries: _builtins.int = ...,
         entries_per_s: _builtins.float = ...,
+        snapshot_bytes: _builtins.int = ...,
+        snapshot_of: _builtins.int = ...,
+        bytes_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "entries_per_s", b"entries_per_s", "shard", b"shard", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "entries", b"entries", "entries_per_s", b"entries_per_s", "shard", b"shard", "snapshot_bytes", b"snapshot_bytes", "snapshot_of", b"snapshot_of", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

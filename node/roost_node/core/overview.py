@@ -52,6 +52,9 @@ class Behind(msgspec.Struct, frozen=True):
     store: StoreId
     entries: int  # that it has not acknowledged; with a snapshot under way, all
     entries_per_s: float  # that it has acknowledged lately
+    snapshot_bytes: int = 0  # sent of a snapshot that is under way
+    snapshot_of: int = 0  # about how many there are; 0: unknown, or no snapshot is under way
+    bytes_per_s: float = 0.0  # of it, lately
 
 
 class NodeView(msgspec.Struct, frozen=True):

@@ -48,6 +48,7 @@ from roost_node.replication.snapshots import send_snapshot
 from roost_node.storage import layout, records
 from roost_node.storage.engine import Store
 from roost_node.storage.replica_log import ReplicaLog, append_ops, fact_op, trim_ops, wipe_ops
+from roost_node.storage.sizes import Sizes
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ class Replicator:
         self._number = 0  # of the last order among them
         self._confirming: dict[ShardId, tuple[int, int]] = {}  # R4: token, how many outputs
         self._trim_at = 0.0
-        self._catching_up = CatchingUp(replicas)
+        self.sizes: Sizes = dict
+        self._catching_up = CatchingUp(replicas, lambda: self.sizes())
         self._map: Map | None = None
 
     # -- what the host asks (`Ownership`) --------------------------------------------------

@@ -36,12 +36,14 @@ async def send_snapshot(
         return
     head = replica_log.head(shard)
     pages = replica_log.snapshot(shard)  # in the same turn of the loop: of the same moment
+    progress.snapshot_bytes = 0
     progress.kept_from = head.index  # L6: or the log would be cut behind it while it travels
     shape = owner.shape.cut(head.index) if head.index < owner.shape.end else owner.shape
     peers.send(peer, SnapshotBegin(shard, epoch, shape.trimmed(head.index), head.hash))
     log.info("snapshot", extra={"shard": shard, "store": peer, "index": head.index})
     for rows in pages:
         peers.send(peer, SnapshotRows(shard, epoch, tuple(rows)))
+        progress.snapshot_bytes += sum(len(key) + len(value) for key, value in rows)
         while peers.pending_bytes(peer) > UNSENT_BYTES_MAX:
             await asyncio.sleep(POLL_S)
         await asyncio.sleep(0)

@@ -34,7 +34,7 @@ def estimate(
 
 
 class ShardSizes:
-    """An estimate that is at most `FRESH_S` old."""
+    """An estimate that is at most `FRESH_S` old; one of nothing is made anew at once."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ShardSizes:
     def __call__(self) -> dict[ShardId, int]:
         """Bytes by shard."""
         now_s = self._now_s()
-        if now_s - self._made_s >= FRESH_S:
+        if not self._found or now_s - self._made_s >= FRESH_S:
             store = self._store
             self._made_s = now_s
             self._found = estimate(

@@ -25,6 +25,7 @@ class Progress:
         "refused",
         "shape",
         "snapshot",
+        "snapshot_bytes",
         "told_commit",
     )
 
@@ -43,6 +44,7 @@ class Progress:
         self.next = 0  # the next entry to send; 0: its log is not known yet
         self.shape: Shape | None = None
         self.snapshot = False  # one is under way
+        self.snapshot_bytes = 0  # of it that were sent
         self.foreign = False  # its log cannot be compared with ours: only a snapshot helps (M8)
         self.refused = False
         self.told_commit = -1  # the commit index that it was told last
