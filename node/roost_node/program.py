@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
@@ -128,16 +128,13 @@ async def _serve(
             sizes=member.sizes if member is not None else dict,
             moves=member.moves if member is not None else None,
         )
-        if member is not None:
-            server.serve_cluster(member.peer_server, member.relay)
-        await server.start(alone=member is None)
-        stack.push_async_callback(server.stop)
-        if member is not None:
-            await member.join(server.advertised(), server.publish, server.tell, server.set_serving)
         if config.metrics_port >= 0:
             port, end = serve_metrics(config.host, config.metrics_port, node.telemetry)
             stack.callback(end)
             log.info("metrics", extra={"address": f"{config.host}:{port}"})
+        await stack.enter_async_context(
+            reachable(node, member, server, leave_s=2 * config.limits.grace_s)
+        )
         log.info(
             "serving",
             extra={
@@ -154,11 +151,30 @@ async def _serve(
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+    log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def reachable(
+    node: Node, member: Member | None, server: Server, *, leave_s: float
+) -> AsyncIterator[None]:
+    """Others reach this node, and it may own shards; at the end it hands them over, and drains.
+
+    The simulation of a whole cluster runs this as well.
+    """
+    if member is not None:
+        server.serve_cluster(member.peer_server, member.relay)
+    await server.start(alone=member is None)
+    try:
         if member is not None:
-            await member.leave(2 * config.limits.grace_s)
+            await member.join(server.advertised(), server.publish, server.tell, server.set_serving)
+        yield
+        if member is not None:
+            await member.leave(leave_s)
         await server.say_goodbye()
         await node.drain()
-    log.info("stopped")
+    finally:
+        await server.stop()
 
 
 def _on_alone(stop: asyncio.Event) -> None:

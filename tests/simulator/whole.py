@@ -32,6 +32,7 @@ from roost_node.host.loader import specs_of
 from roost_node.node import Node
 from roost_node.ownership.faulty_registry import FaultyRegistry
 from roost_node.ownership.memory import Fate, MemoryCoordinator
+from roost_node.program import reachable
 from roost_node.server import Server
 from roost_node.storage.memory import LostFlushError, MemoryStore
 from roost_router.embedded import Direct
@@ -137,7 +138,7 @@ class Whole:
         self._watch(process, process.start(self._node(machine, process)))
 
     async def _node(self, machine: Machine, process: Process) -> None:
-        """`roost_node.program._serve`, with other parts plugged in."""
+        """What `roost_node.program` puts together, of other parts."""
 
         def wall_ns() -> int:
             return int((self.loop.time() * 1000 + machine.wall_offset_ms) * 1_000_000)
@@ -170,15 +171,9 @@ class Whole:
             server = Server(
                 node, machine.name, 7400, insecure=True, view=coordinator, secret=agreed.secret
             )
-            server.serve_cluster(member.peer_server, member.relay)
-            await server.start(alone=False)
-            stack.push_async_callback(server.stop)
             machine.member, machine.host = member, node.host
-            await member.join(server.advertised(), server.publish, server.tell, server.set_serving)
+            await stack.enter_async_context(reachable(node, member, server, leave_s=5.0))
             await machine.stop.wait()
-            await member.leave(5.0)
-            await server.say_goodbye()
-            await node.drain()
         machine.member = machine.host = None
         self.trace.note(f"{process.name} has stopped")
         process.kill()
