@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from roost.cli.cluster import _catching_up, _ranges
-from roost.cluster.ids import ShardId
+from roost.cli.cluster import _catching_up
+from roost.cluster.ids import ShardId, ranges
 from roost.v1 import admin_pb2
 from roost_node.core.overview import Behind
 from roost_node.core.record import StoreId
@@ -94,6 +94,6 @@ def test_a_store_that_is_away_is_not_said_to_catch_up() -> None:
     ]
 
 
-def test_shards_are_named_in_ranges() -> None:
-    assert _ranges([0, 1, 2, 3, 7, 9, 10]) == "0-3, 7, 9-10"
-    assert _ranges([]) == ""
+def test_shards_are_named_inranges() -> None:
+    assert ranges([9, 0, 1, 2, 3, 7, 10, 1]) == "0-3, 7, 9-10"
+    assert ranges([]) == ""

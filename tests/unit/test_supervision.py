@@ -80,6 +80,15 @@ def test_a_failure_after_it_has_served_is_no_refusal() -> None:
     assert core.wake_ms is not None
 
 
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_refusal_is_asked_again_where_an_earlier_process_has_served(status: int) -> None:
+    core = running()
+    core.on_ended(KILLED, 100)
+    core.on_tick(100 + PAUSE_MS_MIN)
+    assert core.on_ended(status, 400) == []
+    assert core.wake_ms is not None
+
+
 def test_a_failed_store_is_started_again_also_before_it_has_served() -> None:
     core = running(NodeState())
     assert core.on_ended(70, 1) == []

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from roost.adapters.operators import ask
 from roost.cli.output import fail, many, print_json, print_table, remote
+from roost.cluster.ids import ranges
 from roost.errors import RoostError
 from roost.v1 import admin_pb2, admin_pb2_grpc
 
@@ -228,18 +229,7 @@ def plan(
     if len(found.moves) > MOVES_SHOWN:
         click.echo(f"and {len(found.moves) - MOVES_SHOWN} more: --json shows all")
     if found.waiting:
-        click.echo(f"wait for a store to come back: {_ranges(found.waiting)}")
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """Ascending numbers, as in 0-3, 7."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+        click.echo(f"wait for a store to come back: {ranges(found.waiting)}")
 
 
 @click.command()

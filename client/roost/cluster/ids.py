@@ -11,6 +11,7 @@ that nobody else has. Its time is the call's *first-sent* time; records of finis
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import NewType
 
 from roost.errors import InvalidArgumentError, TooLargeError
@@ -68,3 +69,14 @@ def child_request_id(parent: bytes, target: bytes, count: int) -> bytes:
     ).digest()
     bits = int.from_bytes(digest, "big")
     return request_id(int.from_bytes(parent[:6], "big"), bits)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers of shards, for people: as in 0-3, 7."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

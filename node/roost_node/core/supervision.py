@@ -12,8 +12,9 @@ a process that was waited for is (P6); one that is frozen, or that nobody hears,
     └──────────────────────┴──────────────────────▶ left
 ```
 
-A node that ends with status 1 or 2 before it has served was asked for something that it will not do (a
-wrong setting, another cluster's directory): to start it again would only repeat it.
+A node that ends with status 1 or 2 and never served was asked for something that it will not do (a wrong
+setting, another cluster's directory): to start it again would only repeat it. One of which an earlier process
+served has met something that may pass (an etcd that was restored, a disk that is full).
 
 Not here: processes, signals, etcd (`supervisor.py`).
 """
@@ -73,10 +74,19 @@ Effect = Start | Terminate | Kill | WriteDeath | Leave
 class Supervision:
     """One node, from the first start to the last end. `wake_ms`: when `on_tick` is due; None: never."""
 
-    __slots__ = ("_is_running", "_pause_ms", "_started_ms", "_state", "_stops", "wake_ms")
+    __slots__ = (
+        "_has_served",
+        "_is_running",
+        "_pause_ms",
+        "_started_ms",
+        "_state",
+        "_stops",
+        "wake_ms",
+    )
 
     def __init__(self, now_ms: int) -> None:
         self.wake_ms: int | None = now_ms
+        self._has_served = False  # this process or an earlier one
         self._is_running = False
         self._pause_ms = PAUSE_MS_MIN
         self._started_ms = now_ms
@@ -96,6 +106,7 @@ class Supervision:
     def on_told(self, state: NodeState) -> None:
         """The process that runs says how it is."""
         self._state = state
+        self._has_served = self._has_served or state.is_serving
 
     def on_stop(self) -> list[Effect]:
         """SIGTERM or Ctrl-C: the first asks, the second does not."""
@@ -115,7 +126,7 @@ class Supervision:
         effects: list[Effect] = []
         if status and state.session != NO_SESSION:  # else it ended its session by itself
             effects.append(WriteDeath(DeathRecord(state.store, state.session)))
-        is_refusal = status in REFUSED and not state.is_serving
+        is_refusal = status in REFUSED and not self._has_served
         if status == 0 or is_refusal or self._stops:
             is_obeyed = status == TERMINATED and self._stops == 1
             return [

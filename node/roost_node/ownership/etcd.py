@@ -53,7 +53,7 @@ from roost_node.ownership.coordinator import (
     check_raise,
 )
 from roost_node.ownership.election import Standing, campaign
-from roost_node.ownership.etcd_api import GRANT, KEEP_ALIVE, REVOKE, TXN
+from roost_node.ownership.etcd_api import GRANT, KEEP_ALIVE, RANGE, REVOKE, TXN
 from roost_node.ownership.etcd_link import PAUSE_S, EtcdLink, EtcdOptions, LeaseGoneError
 from roost_node.ownership.etcd_transaction import (
     all_unchanged,
@@ -350,10 +350,18 @@ class EtcdCoordinator(Coordinator):
         return reply
 
     async def _read(self, looks: list[pb.RequestOp], within_s: float = 0.0) -> pb.TxnResponse:
-        """Linearizable: etcd asks a majority first whether it is up to date."""
+        """Linearizable: etcd asks a majority first whether it is up to date.
+
+        One look is no transaction: etcd 3.5.0 to 3.5.4 panic when one that only reads is given up.
+        """
         floor = self._seen
-        request = pb.TxnRequest(success=looks)
-        reply = await self._link.ask(TXN, request, within_s or self._request_s)
+        within_s = within_s or self._request_s
+        if len(looks) == 1:
+            found = await self._link.ask(RANGE, looks[0].request_range, within_s)
+            response = pb.ResponseOp(response_range=found)
+            reply = pb.TxnResponse(header=found.header, responses=[response])
+        else:
+            reply = await self._link.ask(TXN, pb.TxnRequest(success=looks), within_s)
         self._observe(reply.header, floor)
         return reply
 

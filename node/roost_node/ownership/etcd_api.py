@@ -29,6 +29,7 @@ class Method(Generic[Q, R]):
         self.is_stream = is_stream
 
 
+RANGE = Method("KV/Range", pb.RangeRequest, pb.RangeResponse)
 TXN = Method("KV/Txn", pb.TxnRequest, pb.TxnResponse)
 GRANT = Method("Lease/LeaseGrant", pb.LeaseGrantRequest, pb.LeaseGrantResponse)
 REVOKE = Method("Lease/LeaseRevoke", pb.LeaseRevokeRequest, pb.LeaseRevokeResponse)

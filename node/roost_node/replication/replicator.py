@@ -38,6 +38,7 @@ from roost_node.core.replication.replicas import Replicas
 from roost_node.core.rescue import Copy
 from roost_node.host.host import Host
 from roost_node.host.shard import Shard
+from roost_node.replication.announcements import Announcements
 from roost_node.replication.bodies import decode_entry, encode_entry, merged
 from roost_node.replication.catching_up import CatchingUp
 from roost_node.replication.generation import read_generation
@@ -103,6 +104,7 @@ class Replicator:
         self._confirming: dict[ShardId, tuple[int, int]] = {}  # R4: token, how many outputs
         self._trim_at = 0.0
         self.sizes: Sizes = dict
+        self._announcements = Announcements(log)
         self._catching_up = CatchingUp(replicas, lambda: self.sizes())
         self._map: Map | None = None
 
@@ -288,7 +290,7 @@ class Replicator:
             case effects.OpenEpoch(shard, epoch, end):
                 self._open(shard, epoch, end)
             case effects.StartServing(shard, epoch):
-                log.info("serving shard", extra={"shard": shard, "epoch": epoch})
+                self._announcements.add("serving shard", shard, epoch)
                 opened = self._shards[shard]
                 opened.leave(opened.gate.open())
             case effects.StopCalls(shard, epoch):
@@ -453,7 +455,7 @@ class Replicator:
         self._admit_writes(shard)
         self._hand_writes_over()  # they come before its first entry
         host.committer.add(shard, shard.log.append(b"", {}, now_ms))
-        log.info("own shard", extra={"shard": shard_id, "epoch": epoch, "end": end})
+        self._announcements.add("own shard", shard_id, epoch)
 
     def _range(self, shard: ShardId, first: int, last: int) -> list[LogEntry]:
         """All of them."""
@@ -468,7 +470,7 @@ class Replicator:
         shard = self._shards.pop(shard_id, None)
         self._confirming.pop(shard_id, None)
         if shard is not None:
-            log.info("shard lost", extra={"shard": shard_id, "epoch": epoch})
+            self._announcements.add("shard lost", shard_id, epoch)
             self._host.objects.close_shard(shard)
 
     async def _stop_calls(self, shard: Shard, epoch: Epoch) -> None:
@@ -502,6 +504,7 @@ class Replicator:
                 return
             self.replicas.on_tick(self._now_ms())
             self._carry_out_or_die()
+            self._announcements.say()
             if self._to_apply:
                 self._apply()
             for shard in list(self._shards.values()):
