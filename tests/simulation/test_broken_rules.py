@@ -32,9 +32,11 @@ from roost_node.core.replication.owner import Owner, Phase
 from roost_node.core.replication.promises import Promises
 from roost_node.core.replication.recovery import Recovery
 from roost_node.core.replication.replicas import Replicas
-from simulator import replication, scenarios
+from simulator import failover, scenarios
+from simulator.disk import Disk
 from simulator.history import ViolationError
-from simulator.replication import Disk, Process, Waiting, World
+from simulator.process import Op, Process, Waiting
+from simulator.replication import World
 
 Patch = pytest.MonkeyPatch
 Variant = Callable[[Patch], None]
@@ -75,14 +77,14 @@ def no_touch(patch: Patch) -> None:
 
 def death_needs_absent_key(patch: Patch) -> None:
     """O5."""
-    promotion = replication.promotion
+    promotion = failover.promotion
 
     def absent(sessions: Any, shard: Any, versioned: Versioned, rng: Any) -> object:
         if versioned.record.owner in sessions:
             return None
         return promotion(sessions, shard, versioned, rng)
 
-    patch.setattr(replication, "promotion", absent)
+    patch.setattr(failover, "promotion", absent)
 
 
 def promote_live(patch: Patch) -> None:
@@ -95,8 +97,8 @@ def promote_live(patch: Patch) -> None:
         made = promotion(sessions, shard, Versioned(versioned.revision, record), rng)
         return made and Transaction(made.swaps, made.guards[1:])
 
-    promotion = replication.promotion
-    patch.setattr(replication, "promotion", eager)
+    promotion = failover.promotion
+    patch.setattr(failover, "promotion", eager)
 
 
 def accept_low_epoch(patch: Patch) -> None:
@@ -272,7 +274,7 @@ def read_check_first(patch: Patch) -> None:
     """R3: the check comes before the execution, and there may be a pause between them."""
     call, may_leave = Process.call, Process.may_leave
 
-    def checked(self: Process, op: replication.Op) -> None:
+    def checked(self: Process, op: Op) -> None:
         owner = self.replicas.owners.get(op.shard)
         if op.request or owner is None or not owner.may_release_read(self.now()):
             call(self, op)
@@ -358,7 +360,7 @@ def dedup_not_replicated(patch: Patch) -> None:
     """L5: what was answered is known to the owner that answered alone."""
     call = Process.call
 
-    def forgetful(self: Process, op: replication.Op) -> None:
+    def forgetful(self: Process, op: Op) -> None:
         owner = self.replicas.owners.get(op.shard)
         if owner is not None and owner.runs_calls() and op.request and op.shard not in self.quiet:
             copy = self.copy_of(op.shard)
@@ -454,7 +456,7 @@ def handoff_learner(patch: Patch) -> None:
 
 def promote_outside(patch: Patch) -> None:
     """F1."""
-    promotion = replication.promotion
+    promotion = failover.promotion
 
     def anybody(sessions: object, shard: object, versioned: Versioned, rng: object) -> object:
         record = msgspec.structs.replace(
@@ -462,7 +464,7 @@ def promote_outside(patch: Patch) -> None:
         )
         return promotion(sessions, shard, Versioned(versioned.revision, record), rng)  # type: ignore[arg-type]
 
-    patch.setattr(replication, "promotion", anybody)
+    patch.setattr(failover, "promotion", anybody)
 
 
 def no_revocation(patch: Patch) -> None:

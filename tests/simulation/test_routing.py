@@ -13,7 +13,8 @@ from roost.wire.messages import Status
 from roost_router.core import retry
 from roost_router.core.calls import Forwarded, Link
 from roost_router.core.forward import Forwarder
-from simulator.routing import Asked, Caller, World
+from simulator.routing import World
+from simulator.routing_callers import Asked, Caller
 
 CALLERS = 3
 STUBS = 3

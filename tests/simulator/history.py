@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from roost.cluster.ids import ShardId
 
 if TYPE_CHECKING:
-    from simulator.replication import Op, Process, Value, World
+    from simulator.disk import Value
+    from simulator.process import Op, Process
+    from simulator.replication import World
 
 
 class ViolationError(Exception):

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+import random
+from typing import TYPE_CHECKING
+
 from roost_node.core.record import Wish
-from simulator.replication import Process, World
+
+if TYPE_CHECKING:
+    from simulator.process import Process
+    from simulator.replication import World
+
+
+class Taste:
+    """How often each fault comes; every seed favours some and suppresses others."""
+
+    KINDS = (
+        "crash", "crash_proven", "pause", "suspend", "expire", "cut_both", "cut_one", "cut_etcd",
+        "break_stream", "etcd_outage", "slow_disk", "slow_net", "wish", "trim", "restart_fast",
+    )  # fmt: skip
+
+    def __init__(self, rng: random.Random) -> None:
+        self.weights = {kind: rng.choice((0, 0.05, 0.3, 1, 1, 3, 6)) for kind in self.KINDS}
+        if not any(self.weights.values()):
+            self.weights["crash"] = 1
+        self.every_ms = rng.choice((150, 400, 1_000, 3_000))
+        self.net_ms = rng.choice((1, 5, 20))
+        self.fsync_ms = rng.choice((1, 5, 40))
+        self.etcd_ms = rng.choice((2, 10, 60))
+        self.lose_answer = rng.choice((0, 0, 0.05, 0.3))  # of etcd
+        self.late_apply = rng.choice((0, 0, 0.1, 0.5))  # of what was not answered
+        self.lease_ms = rng.choice((700, 1_500, 3_000))  # of sessions: no promise depends on it
+        self.watch_ms = rng.choice((30, 300))  # how soon nodes and controller see news
+        self.repeat = rng.choice((0, 0, 0.1))  # appends that come again, late
+        self.drift = rng.choice((0, 0.01, 0.03))
+        self.min_in_sync = rng.choice((1, 2, 2))
+        self.start_in_sync = rng.choice((2, 3, 3))
+        self.read_share = rng.choice((0.2, 0.5, 0.8))
 
 
 class Nemesis:

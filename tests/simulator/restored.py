@@ -14,10 +14,11 @@ import asyncio
 import grpc.aio
 
 from roost.v1 import admin_pb2, admin_pb2_grpc
+from simulator.clients import Client
 from simulator.havoc import Havoc
 from simulator.history import ViolationError
 from simulator.machines import seeded
-from simulator.whole import Client, Whole
+from simulator.whole import Whole
 
 RECOVER_S = 5.0
 RECOVERED_S = 60.0

@@ -11,8 +11,9 @@ from roost_node.core.placement.roster import GRACE_MS
 from roost_node.core.record import StoreId
 from roost_node.storage import layout
 from simulator.checkers import Operation, is_linearizable
+from simulator.clients import Client
 from simulator.history import ViolationError
-from simulator.whole import Client, Whole
+from simulator.whole import Whole
 from simulator.workload import KEYS, Journal, Workload, initial, link, model, told
 
 HEALED_S = 60.0

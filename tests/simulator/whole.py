@@ -18,8 +18,6 @@ import functools
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from roost.adapters.channel import ChannelTransport
-from roost.client import Cluster
 from roost.cluster.ids import HASH_NAME, ShardId
 from roost.errors import RoostError
 from roost_node import cluster as member_module
@@ -35,9 +33,9 @@ from roost_node.ownership.memory import Fate, MemoryCoordinator
 from roost_node.program import reachable
 from roost_node.server import Server
 from roost_node.storage.memory import LostFlushError, MemoryStore
-from roost_router.embedded import Direct
 from roost_router.router import Router
 from roost_router.server import Server as RouterServer
+from simulator.clients import Client
 from simulator.history import ViolationError
 from simulator.machines import MachineLoop, Process, seeded
 from simulator.network import Network
@@ -45,7 +43,6 @@ from simulator.trace import Trace
 
 EPOCH_MS = 1_700_000_000_000
 SHARDS = 4
-CALL_S = 600.0
 
 
 class Machine:
@@ -380,33 +377,3 @@ async def _tell_death(coordinator: MemoryCoordinator, death: DeathRecord) -> Non
             await coordinator.write_death(death)
             return
         await asyncio.sleep(0.2)
-
-
-class Client:
-    """A user's program: a real client, through a router or straight to the nodes."""
-
-    def __init__(self, whole: Whole, process: Process, *, direct: bool) -> None:
-        self.process = process
-        self.ready = asyncio.Event()
-        self.cluster: Cluster
-        self._whole = whole
-        self._direct = direct
-
-    async def run(self) -> None:
-        whole = self._whole
-        while True:
-            try:
-                async with Cluster(self._transport(), timeout_s=CALL_S) as self.cluster:
-                    self.ready.set()
-                    await asyncio.get_running_loop().create_future()
-            except RoostError as error:
-                whole.trace.note(f"{self.process.name} cannot connect yet: {error.message[:60]}")
-            await asyncio.sleep(0.1)
-
-    def _transport(self) -> Any:
-        whole = self._whole
-        if self._direct:
-            return Direct([m.address for m in whole.machines.values()], connect_timeout_s=2.0)
-        routers = [f"{name}:7500" for name in whole.routers]
-        whole.rng.shuffle(routers)
-        return ChannelTransport(routers, connect_timeout_s=2.0)

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 
+from simulator.clients import Client
 from simulator.havoc import Havoc, Taste
 from simulator.history import ViolationError
 from simulator.machines import MachineLoop, seeded, simulate_machines
 from simulator.plugs import plugged_in
 from simulator.restored import etcd_is_restored
 from simulator.verdict import all_is_well
-from simulator.whole import Client, Whole
+from simulator.whole import Whole
 from simulator.workload import CLASSES, Workload
 
 CALLERS = 6

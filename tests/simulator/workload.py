@@ -21,9 +21,10 @@ import roost
 from roost import DurableObject, method
 from roost.cluster.ids import request_id as make_request_id
 from simulator.checkers import Operation
+from simulator.clients import Client
 from simulator.havoc import Taste
 from simulator.history import ViolationError
-from simulator.whole import Client, Whole
+from simulator.whole import Whole
 
 KEYS = "ab"
 HURRY_S = 1.5
