@@ -73,7 +73,7 @@ def leftovers(core: Forwarder) -> list[str]:
         "open bytes": core.open_bytes,
         "parked": core.parked_count,
         "attempts": sum(len(link.attempts) for link in core.links.values()),
-        "retries": len(core._retries),
+        "paused": core.paused_count,
         "deadlines": len(core._deadlines),
     }
     return [f"{count} {what} are left" for what, count in found.items() if count]

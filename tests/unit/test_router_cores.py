@@ -205,8 +205,7 @@ def test_refused_calls_follow_news_at_once_and_in_order_and_pauses_begin_anew() 
     assert calls(other.take()) == [b"call 1", b"call 2", b"call 3"]
     for call in list(rig.client.calls.values()):
         rig.core.on_cancel(rig.client, call.id)
-    assert len(rig.core._retries) == 0
-    assert rig.core._paused == {}
+    assert rig.core.paused_count == 0
 
 
 def test_a_deadline_ends_a_call_that_was_never_sent_as_one_without_effect() -> None:

@@ -12,7 +12,8 @@ gets one answer, its caller takes it back, or its caller is gone.
 Invariant: one stub's calls go out in the order in which they came, and again in that order; which of
 them may start is for the node to say.
 
-Not here: bytes and streams (`server.py`, `links.py`), which failure is sent again (`retry.py`).
+Not here: bytes and streams (`server.py`, `links.py`), which failure is sent again (`retry.py`), where calls
+wait that are not under way (`waiting.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from roost_router.core.admission import Admission
 from roost_router.core.calls import Client, Forwarded, Kind, Link, Sent, Stub
 from roost_router.core.retry import Verdict, pause_ms, verdict
 from roost_router.core.table import Table
+from roost_router.core.waiting import Waiting, by_number
 
 ANSWER_SLACK_MS = 20  # the owner's own word on a deadline is worth waiting for
 EARLIER_MAX = 4
@@ -77,10 +79,8 @@ class Forwarder:
         self._on_new_link = on_new_link
         self.links: dict[str, Link] = {}
         self._routes: dict[int, Link] = {}  # shards whose owner can be sent to now
-        self._parked: dict[int, dict[Forwarded, None]] = {}
         self._deadlines: Deadlines[Forwarded] = Deadlines()
-        self._retries: Deadlines[Forwarded] = Deadlines()
-        self._paused: dict[int, dict[Forwarded, None]] = {}  # these, by shard
+        self._waiting = Waiting()
         self._arrived = 0
         self.counts = Counts()
 
@@ -120,7 +120,7 @@ class Forwarder:
         call.bucket = self._deadlines.add(call, call.deadline_ms + ANSWER_SLACK_MS)
         link = self._routes.get(call.shard)
         if link is None:
-            self._park(call)
+            self._waiting.park(call)
         else:
             self._send(call, link, 0)
 
@@ -176,7 +176,7 @@ class Forwarder:
         link.outgoing = []
         self.counts.lost += len(attempts)
         for call, link_id in sorted(
-            ((call, link_id) for link_id, call in attempts.items()), key=lambda a: a[0].number
+            ((call, link_id) for link_id, call in attempts.items()), key=lambda a: by_number(a[0])
         ):
             call.is_unsure = True
             self._drop_attempt(call, link, link_id)
@@ -255,13 +255,9 @@ class Forwarder:
             for call in self._deadlines.due(now_ms):
                 call.bucket = -1
                 self._expire(call)
-        if len(self._retries):
-            due = [call for call in self._retries.due(now_ms) if not call.done]
-            for call in sorted(due, key=_by_number):
-                call.retry_bucket = -1
-                self._end_pause(call)
-                self.counts.again += 1
-                self._go(call)
+        for call in self._waiting.due(now_ms):
+            self.counts.again += 1
+            self._go(call)
 
     def _expire(self, call: Forwarded) -> None:
         under_way = call.link is not None
@@ -300,9 +296,7 @@ class Forwarder:
                 self._routes.pop(shard, None)
         if not opened:
             return
-        parked: list[Forwarded] = []
-        for shard in opened & self._parked.keys():
-            parked += self._parked.pop(shard)
+        waiting = self._waiting.take_parked(opened)
         following = [
             call
             for link in self.links.values()
@@ -310,34 +304,14 @@ class Forwarder:
             if call.shard in opened and call.link is link and self._routes[call.shard] is not link
         ]
         self.counts.moved += len(following)
-        parked += self._take_paused(opened)
-        for call in sorted(parked + following, key=_by_number):
+        # What an owner before has refused: what it waits for is here.
+        refused = self._waiting.take_paused(
+            opened, lambda call: self._routes[call.shard] is not call.sent_to
+        )
+        self.counts.again += len(refused)
+        for call in sorted(waiting + refused + following, key=by_number):
             if call.link is None or call.kind is not Kind.STREAM:  # a stream is not run twice
                 self._go(call)
-
-    def _take_paused(self, shards: set[int]) -> list[Forwarded]:
-        """Calls that the owner before has refused: what they wait for is here."""
-        paused: list[Forwarded] = []
-        for shard in shards & self._paused.keys():
-            for call in list(self._paused[shard]):
-                if self._routes[shard] is not call.sent_to:
-                    self._end_pause(call)
-                    paused.append(call)
-        self.counts.again += len(paused)
-        return paused
-
-    def _pause(self, call: Forwarded, until_ms: int) -> None:
-        call.retry_bucket = self._retries.add(call, until_ms)
-        self._paused.setdefault(call.shard, {})[call] = None
-
-    def _end_pause(self, call: Forwarded) -> None:
-        if call.retry_bucket >= 0:
-            self._retries.discard(call, call.retry_bucket)
-            call.retry_bucket = -1
-        paused = self._paused[call.shard]
-        del paused[call]
-        if not paused:
-            del self._paused[call.shard]
 
     def _unroute(self, link: Link) -> None:
         for shard in [shard for shard, to in self._routes.items() if to is link]:
@@ -348,19 +322,13 @@ class Forwarder:
         link = self._routes.get(call.shard)
         if link is None:
             if call.link is None:
-                self._park(call)
+                self._waiting.park(call)
             return
         if link is call.link:
             return
         stub = call.client.stubs.get(call.stub_id)
         oldest = stub.oldest(call.oldest, call.sequence) if stub is not None else 0
         self._send(call, link, oldest if oldest != call.oldest else 0)
-
-    def _park(self, call: Forwarded) -> None:
-        parked = self._parked.get(call.shard)
-        if parked is None:
-            parked = self._parked[call.shard] = {}
-        parked[call] = None
 
     def _send(self, call: Forwarded, link: Link, oldest: int) -> None:
         if call.link is not None:
@@ -407,7 +375,7 @@ class Forwarder:
             self.counts.again += 1
             self._go(call)  # the map has gone on: to the owner it names, or to wait for it
         elif call.retry_bucket < 0:
-            self._pause(call, now_ms + pause_ms(call.tries_here, self._jitter()))
+            self._waiting.pause(call, now_ms + pause_ms(call.tries_here, self._jitter()))
 
     def _drop_attempt(self, call: Forwarded, link: Link, link_id: int) -> None:
         """That attempt will not be answered; an earlier one that is under way takes its place."""
@@ -440,12 +408,7 @@ class Forwarder:
             if link.attempts.pop(call.link_id, None) is not None and cancel:
                 link.put(Sent(Kind.CANCEL, call.link_id))
             call.link = None
-        else:
-            parked = self._parked.get(call.shard)
-            if parked is not None:
-                parked.pop(call, None)
-                if not parked:
-                    del self._parked[call.shard]
+        self._waiting.forget(call)
         if call.earlier:
             for other, link_id in call.earlier:
                 if other.attempts.pop(link_id, None) is not None and cancel:
@@ -453,8 +416,6 @@ class Forwarder:
             call.earlier = None
         if call.bucket >= 0:
             self._deadlines.discard(call, call.bucket)
-        if call.retry_bucket >= 0:
-            self._end_pause(call)
         if call.stub_id:
             stub = client.stubs[call.stub_id]
             stub.open_count -= 1
@@ -477,7 +438,12 @@ class Forwarder:
     @property
     def parked_count(self) -> int:
         """Calls that wait for a way to their owner."""
-        return sum(map(len, self._parked.values()))
+        return self._waiting.parked_count
+
+    @property
+    def paused_count(self) -> int:
+        """Calls that were refused and are to be tried again."""
+        return self._waiting.paused_count
 
     @property
     def open_calls(self) -> int:
@@ -498,7 +464,3 @@ class Forwarder:
         """The map names its address no more, and nothing is under way on it."""
         assert not link.attempts, "a link with calls under way is not to be forgotten"
         self.links.pop(link.address, None)
-
-
-def _by_number(call: Forwarded) -> int:
-    return call.number
