@@ -40,6 +40,7 @@ class Taste:
         self.length_s = rng.choice((8.0, 15.0, 25.0))
         self.repeats = rng.choice((0, 0, 0.1, 0.5))  # how many requests come twice
         self.repeats_late_s = rng.choice(((0.01, 0.3), (0.3, 5.0), (0.3, 5.0), (5.0, 90.0)))
+        self.is_restored = rng.random() < 0.05  # etcd, from an old backup (`restored.py`)
         self.weights |= {kind: rng.choice((0, 0, 0, 0.3, 2)) for kind in self.RARE}
 
 

@@ -54,12 +54,12 @@ def play(
         taste = Taste(seeded(seed, "taste"))
         taste.weights |= dict.fromkeys(favour, OFTEN)
         if calls:
-            taste.pauses_s, taste.every_s = (0, 0.002), 2.5
+            taste.pauses_s, taste.every_s, taste.is_restored = (0, 0.002), 2.5, False
         one = Whole(loop, seed, taste.nodes, taste.routers, *CLASSES)
         whole.append(one)
         one.network.delay_s, one.flush_s, one.etcd_s = taste.net_s, taste.flush_s, taste.etcd_s
         with plugged_in(one):
-            return await _run(one, taste, calls, restored=restored)
+            return await _run(one, taste, calls, restored=restored or taste.is_restored)
 
     try:
         return simulate_machines(main)
