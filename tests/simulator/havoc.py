@@ -11,7 +11,7 @@ from roost.cluster.ids import ShardId
 from roost_node.core.record import StoreId
 from roost_node.host.host import Host
 from roost_node.ownership.memory import MemoryCoordinator
-from simulator.whole import Machine, Whole
+from simulator.whole import EPOCH_MS, Machine, Whole
 
 DOUBT_S = 3.0
 
@@ -147,9 +147,9 @@ class Havoc:
         self.freeze(asleep=True)
 
     def clock(self) -> None:
-        """A wall clock is set, by up to a minute, forwards or back."""
+        """A wall clock is set, to up to a minute from the right time."""
         machine = self.rng.choice(list(self.whole.machines.values()))
-        machine.wall_offset_ms += self.rng.randint(-60_000, 60_000)
+        machine.wall_offset_ms = EPOCH_MS + self.rng.randint(-60_000, 60_000)
         self.whole.trace.note(f"the wall clock of {machine.name} is set")
 
     def evict(self) -> None:
