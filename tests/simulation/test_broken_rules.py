@@ -517,12 +517,11 @@ VARIANTS: list[Variant] = [
 
 
 LIKELY = {
-    "resolve_by_read": 207,
-    "accept_low_epoch": 82,
-    "add_before_waiting": 269,
-    "handoff_before_serving": 209,
+    "resolve_by_read": 254,
+    "add_before_waiting": 168,
+    "handoff_before_serving": 132,
     "no_etcd_check": 1070,
-    "handoff_keeps_serving": 100,
+    "handoff_keeps_serving": 399,
 }
 """Where a hunt from 0 found these, which takes long: begin there, and look at all others if it moved."""
 
