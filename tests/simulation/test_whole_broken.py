@@ -149,6 +149,16 @@ AIMED: dict[Callable[[pytest.MonkeyPatch], None], Callable[[int], object]] = {
     restored_map_believed: partial(play, restored=True),
 }
 """Where the faults that show it come in few runs."""
+LIKELY: dict[Callable[[pytest.MonkeyPatch], None], int] = {
+    commit_on_own_disk: 13,
+    no_promise_wait: 5,
+    router_says_no: 9,
+    failed_flush_ignored: 5,
+    wiped_disk_keeps_its_name: 24,
+    handoff_keeps_serving: 9,
+    old_record_is_news: 11,
+}
+"""Where a hunt from 0 found these: begin there, and look at all others if it moved."""
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
@@ -156,7 +166,8 @@ def test_a_broken_variant_is_caught(
     variant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant(monkeypatch)
-    for seed in range(SEEDS_MAX):
+    first = LIKELY.get(variant, 0)
+    for seed in (*range(first, SEEDS_MAX), *range(first)):
         try:
             AIMED.get(variant, play)(seed)
         except (ViolationError, AssertionError) as violation:  # or the program noticed by itself
