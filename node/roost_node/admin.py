@@ -83,6 +83,16 @@ class Admin(RescueServicer):
                 )
                 for one in self._node.host.ownership.behind()
             ],
+            audits=[
+                admin_pb2.ShardAudit(
+                    shard=one.shard,
+                    at_ms=one.at_ms,
+                    compared=one.compared,
+                    differ=one.differ,
+                    bad=one.bad,
+                )
+                for one in self._node.host.ownership.last_audits()
+            ],
         )
 
     async def ListObjects(
@@ -324,6 +334,7 @@ def _shard(view: ShardView) -> admin_pb2.ShardInfo:
         reply.epoch, reply.owner, reply.how = record.epoch, record.owner, record.how.value
         reply.in_sync.extend(record.in_sync)
         reply.learners.extend(record.learners)
+        reply.suspects.extend(record.suspects)
     if view.wish is not None:
         reply.wished_owner, reply.begun = view.wish.owner, view.wish.go
         reply.wished.extend(view.wish.replicas)

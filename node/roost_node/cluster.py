@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -25,10 +25,12 @@ from roost_node.core.record import (
     NO_SESSION,
     ClusterConfig,
     Epoch,
+    Event,
     Map,
     SessionId,
     SessionInfo,
     StoreId,
+    Transaction,
     Versioned,
     is_gone,
 )
@@ -55,6 +57,7 @@ from roost_node.replication.peer_server import PeerServer
 from roost_node.replication.peers import Peers
 from roost_node.replication.records import Records
 from roost_node.replication.replicator import Replicator
+from roost_node.rescue import event_id
 from roost_node.storage import layout, records
 from roost_node.storage.directory import MARK
 from roost_node.storage.replica_log import ReplicaLog
@@ -227,7 +230,8 @@ class Member:
             self._tasks,
             self._random,
         )
-        self.replicator.peers = self._peers
+        self.replicator.peers = self.replicator.auditor.peers = self._peers
+        self.replicator.auditor.tell_event = self._tell_event
         self.replicator.audience = self
         self._records.listener = self
         host.ownership = self.replicator
@@ -279,6 +283,7 @@ class Member:
             create(self._records.run()),
             create(self._records.watch()),
             create(self.replicator.run()),
+            create(self.replicator.auditor.run()),
             create(self._report()),
         ]
 
@@ -403,6 +408,15 @@ class Member:
     ) -> None:
         """The answer to a change of a record (`Records`)."""
         self.replicator.on_change_answered(shard, token, succeeded, revision)
+
+    async def _tell_event(
+        self, what: str, shards: Sequence[ShardId], stores: Sequence[StoreId]
+    ) -> None:
+        """Something that `roost cluster events` is to show (`Auditor`)."""
+        now_ms = self._node.clock.now_ms()
+        me = StoreId(self._node.store.store_id)
+        event = Event(event_id(now_ms), now_ms, what, me, 0, tuple(shards), tuple(stores))
+        await self._coordinator.apply(Transaction(event=event))
 
     def session_now(self) -> SessionId:
         """Under which session a read is begun (`Records`)."""

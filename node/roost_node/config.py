@@ -70,6 +70,13 @@ class Limits:
     free_disk_percent_min: float = knob(
         5.0, "below this much free disk, calls that may write are refused", "%", 0, 100
     )
+    audit_bytes_per_s: int = knob(
+        2**20,
+        "how fast the auditor reads, of a shard's state, here and at its followers; 0: neither ask nor answer",
+        "bytes/s",
+        0,
+        2**40,
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -170,7 +170,7 @@ class Rescue:
     ) -> Event:
         now_ms = self._node.clock.now_ms()
         return Event(
-            f"{now_ms:013d}-{secrets.token_hex(4)}",
+            event_id(now_ms),
             now_ms,
             what,
             StoreId(self._node.store.store_id),
@@ -244,6 +244,11 @@ class RescueServicer(admin_pb2_grpc.AdminServicer):
         """What was done."""
         found = await answer(context, self._rescue.events())
         return admin_pb2.EventsReply(events=map(_event, found))
+
+
+def event_id(now_ms: int) -> str:
+    """Events sort by their time."""
+    return f"{now_ms:013d}-{secrets.token_hex(4)}"
 
 
 def _event(event: Event) -> admin_pb2.Event:

@@ -59,6 +59,8 @@ class Telemetry:
         self.activations_evicted = 0
         self.resets = 0
         self.effect_warnings = 0
+        self.audits = 0
+        self.audit_alarms = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
     def parts(self) -> tuple[Telemetry | Histogram, ...]:
@@ -119,6 +121,12 @@ class Telemetry:
                 "roost_effect_warnings",
                 "calls that did two things when run twice",
                 self.effect_warnings,
+            ),
+            ("roost_audits", "pieces of own shards compared with their copies", self.audits),
+            (
+                "roost_audit_alarms_found",
+                "of these, where copies differed or could not be read",
+                self.audit_alarms,
             ),
         ):
             yield CounterMetricFamily(name, text, value=value)

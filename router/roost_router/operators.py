@@ -50,6 +50,7 @@ class Operators:
             calls_queued=sum(reply.calls_queued for reply in found),
             shards=table.map.shape.shards,
             behind=[one for reply in found for one in reply.behind],
+            audits=[one for reply in found for one in reply.audits],
         )
 
     async def list_objects(

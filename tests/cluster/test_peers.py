@@ -18,12 +18,16 @@ from roost.adapters.serving import OPTIONS
 from roost.cluster.ids import ShardId
 from roost.v1 import replication_pb2
 from roost_node.core.record import Epoch, How, SessionId, ShardRecord, StoreId
+from roost_node.core.replication.audit import Outcome
 from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.messages import (
     Append,
     Appended,
+    Audit,
+    Audited,
     Fetch,
     Fetched,
+    FromFollower,
     FromOwner,
     HandedOver,
     Heartbeat,
@@ -36,7 +40,6 @@ from roost_node.core.replication.messages import (
     SnapshotBegin,
     SnapshotEnd,
     SnapshotRows,
-    ToOwner,
 )
 from roost_node.replication import translate
 from roost_node.replication.link import METHOD, Link
@@ -74,16 +77,19 @@ FROM_OWNER: tuple[FromOwner, ...] = (
             SessionId(1),
             StoreId(""),
             8,
+            suspects=(StoreId("c"),),
         ),
     ),
+    Audit(SHARD, EPOCH, 1, 9, b"\0\x07\x20a", 2**20, 2**18),
 )
-TO_OWNER: tuple[ToOwner, ...] = (
+TO_OWNER: tuple[FromFollower, ...] = (
     Registered(SHARD, EPOCH, SHAPE),
     Refused(SHARD, EPOCH, Epoch(9)),
     HeartbeatAck(1),
     Appended(SHARD, EPOCH, 5, b"h5"),
     Mismatch(SHARD, EPOCH, Shape((), 0)),
     Fetched(SHARD, EPOCH, ENTRIES),
+    Audited(SHARD, EPOCH, 1, Outcome.HASHED, b"digest"),
 )
 
 
@@ -109,7 +115,7 @@ class Node:
     def on_link_lost(self, peer: StoreId) -> None:
         self._note("link lost", peer)
 
-    def on_from_follower(self, peer: StoreId, message: ToOwner) -> None:
+    def on_from_follower(self, peer: StoreId, message: FromFollower) -> None:
         self._note("answer", peer, message)
 
     def on_inbound(self, peer: StoreId, session: SessionId) -> int:

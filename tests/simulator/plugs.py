@@ -15,6 +15,8 @@ from roost_node import rescue as rescue_module
 from roost_node.host import host as host_module
 from roost_node.host import keeper as keeper_module
 from roost_node.host.flusher import Done
+from roost_node.replication import inspector as inspector_module
+from roost_node.storage.digest import PieceDigest
 from roost_router import links as links_module
 from roost_router import router as router_module
 from simulator import wire
@@ -46,6 +48,11 @@ class Flusher:
         """Nothing to end."""
 
 
+async def _on_the_loop(digest: PieceDigest) -> bool:
+    """There are no threads here: a page of an audit is read at once."""
+    return digest.go_on(inspector_module.PAGE_BYTES)
+
+
 @contextlib.contextmanager
 def plugged_in(whole: Whole) -> Iterator[None]:
     """All time, chance, disks and wires that the programs would find for themselves are ours."""
@@ -67,6 +74,7 @@ def plugged_in(whole: Whole) -> Iterator[None]:
         (member_module, "boot_ms", lambda: here().boot_ms()),
         (member_module, "_slept_ms", lambda: here().slept_ms),
         (member_module, "random", chance),
+        (inspector_module, "in_thread", _on_the_loop),
         (host_module, "ThreadFlusher", lambda _: Flusher(whole)),
         (
             rescue_module,

@@ -22,7 +22,15 @@ from roost.cluster.ids import ShardId
 from roost_node.core.placement.plan import Situation, plan
 from roost_node.core.placement.roster import GRACE_MS
 from roost_node.core.placement.starts import Budgets
-from roost_node.core.placement.wish import Change, Create, Promote, SetWish, Why, transaction
+from roost_node.core.placement.wish import (
+    Change,
+    Create,
+    Promote,
+    SetWish,
+    Why,
+    promoted,
+    transaction,
+)
 from roost_node.core.record import Epoch, Map, StoreId, Versioned
 
 KeyT = TypeVar("KeyT")
@@ -293,6 +301,9 @@ def test_a_failover_names_what_it_depends_on() -> None:
     assert (alive.store, alive.alive) == (change.to, True)
     new = done.swaps[0].record
     assert new.epoch == record.epoch + 1
+    suspected = msgspec.structs.replace(record, suspects=(StoreId("x"),))
+    promoted_ = promoted(Versioned(1, suspected), change.to, town.map)
+    assert promoted_.suspects == ("x",), "whose state was wrong, is wrong for the next owner, too"
     assert new.previous == record.session
     assert record.owner not in new.in_sync
 

@@ -48,6 +48,7 @@ def test_a_record_that_is_handed_over_says_all_that_it_says_in_etcd() -> None:
     values = {
         "epoch": 4, "owner": "a", "session": 9, "how": "handoff", "in_sync": ["a", "b"],
         "learners": ["c"], "previous": 8, "target": "d", "nonce": 17, "reborn": 3, "given_up_ms": 5,
+            "suspects": ["c"],
     }  # fmt: skip
     assert set(values) == {field.name for field in msgspec.structs.fields(ShardRecord)}
     record = msgspec.convert(values, ShardRecord)

@@ -72,7 +72,7 @@ def status(address: str, timeout: float, as_json: bool) -> None:
     for store, count in found.waits_for.items():
         click.echo(f"{many(count, 'shard waits', 'shards wait')} for store {store}")
     away = {node.store_id for node in found.nodes if node.standing == "away"}
-    for line in _catching_up(own.behind, away):
+    for line in (*_catching_up(own.behind, away), *_audited(own.audits)):
         click.echo(line)
     click.echo(
         f"cluster {found.cluster_id}, {many(found.replicas, 'copy', 'copies')} of each shard;"
@@ -119,6 +119,23 @@ def _mb(count: float) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
+def _audited(audits: Iterable[admin_pb2.ShardAudit]) -> Iterable[str]:
+    """How far the auditor has come, and a line for each shard in which it found something."""
+    found = list(audits)
+    fine = [one for one in found if not (one.bad or one.differ)]
+    if fine:
+        yield f"copies of {len(fine)} shards were compared and are equal, since {_time(min(one.at_ms for one in fine))}"
+    for one in found:
+        if one.bad or one.differ:
+            stores = ", ".join(map(short, one.bad))
+            which = f"is wrong ({stores})" if one.bad else "is wrong"
+            yield f"shard {one.shard}: a copy {which}, found {_time(one.at_ms)}: see `roost cluster events`"
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
 def _notes(node: admin_pb2.NodeInfo) -> Iterable[str]:
     if node.controller:
         yield "controller"
@@ -140,8 +157,16 @@ def shards(state: str, store: str, address: str, timeout: float, as_json: bool) 
     """Show each shard: who owns and holds it, and where it is going."""
     request = admin_pb2.ShardsRequest(state=state, store_id=store)
     found = get(address, timeout, lambda s, t: s.Shards(request, timeout=t))
+    own = get(address, timeout, lambda s, t: s.Status(admin_pb2.StatusRequest(), timeout=t))
+    audits = {one.shard: one for one in own.audits}
     if as_json:
-        print_json([as_dict(shard) for shard in found.shards])
+        print_json(
+            [
+                as_dict(shard)
+                | ({"audit": as_dict(audits[shard.shard])} if shard.shard in audits else {})
+                for shard in found.shards
+            ]
+        )
         return
     print_table(
         ("shard", "state", "epoch", "owner", "in sync", "learners", "to be", "notes"),
@@ -154,7 +179,7 @@ def shards(state: str, store: str, address: str, timeout: float, as_json: bool) 
                 _stores(shard.in_sync),
                 _stores(shard.learners),
                 _wish(shard),
-                "; ".join(_shard_notes(shard)),
+                "; ".join(_shard_notes(shard, audits.get(shard.shard))),
             )
             for shard in found.shards
         ],
@@ -170,9 +195,13 @@ def _wish(shard: admin_pb2.ShardInfo) -> str:
     return _stores((shard.wished_owner, *others)) + ("" if shard.begun else " (later)")
 
 
-def _shard_notes(shard: admin_pb2.ShardInfo) -> Iterable[str]:
+def _shard_notes(shard: admin_pb2.ShardInfo, audit: admin_pb2.ShardAudit | None) -> Iterable[str]:
     if shard.waits_for:
         yield f"waits for {' or '.join(map(short, shard.waits_for))}"
+    if shard.suspects:
+        yield f"the copy at {' and '.join(map(short, shard.suspects))} was wrong, and is made anew"
+    if audit is not None:
+        yield f"compared {_time(audit.at_ms)}"
     if shard.pinned:
         yield f"moved to {short(shard.pinned)} by order"
 
@@ -299,7 +328,7 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
             ("epoch", f"{shard.epoch}, by {shard.how}" if shard.how else ""),
             ("in sync", ", ".join(shard.in_sync)),
             ("learners", ", ".join(shard.learners)),
-            ("notes", "; ".join(_shard_notes(shard))),
+            ("notes", "; ".join(_shard_notes(shard, None))),
             ("in memory", _memory(found)),
             ("calls that wait", found.queued if found.local else ""),
         ],

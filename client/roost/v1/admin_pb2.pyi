@@ -48,6 +48,7 @@ class StatusReply(_message.Message):
     CALLS_QUEUED_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     BEHIND_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
     store_id: _builtins.str
     cluster_id: _builtins.str
     build: _builtins.str
@@ -63,6 +64,10 @@ class StatusReply(_message.Message):
     def behind(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearnerBehind]:
         """learners of the shards that the node owns"""
 
+    @_builtins.property
+    def audits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardAudit]:
+        """of the shards that the node owns, since it owns them"""
+
     def __init__(
         self,
         *,
@@ -77,14 +82,52 @@ class StatusReply(_message.Message):
         calls_queued: _builtins.int = ...,
         shards: _builtins.int = ...,
         behind: _abc.Iterable[Global___LearnerBehind] | None = ...,
+        audits: _abc.Iterable[Global___ShardAudit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "behind", b"behind", "build", b"build", "calls_queued", b"calls_queued", "calls_running", b"calls_running", "classes", b"classes", "cluster_id", b"cluster_id", "server_time_ms", b"server_time_ms", "shards", b"shards", "started_ms", b"started_ms", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "audits", b"audits", "behind", b"behind", "build", b"build", "calls_queued", b"calls_queued", "calls_running", b"calls_running", "classes", b"classes", "cluster_id", b"cluster_id", "server_time_ms", b"server_time_ms", "shards", b"shards", "started_ms", b"started_ms", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class ShardAudit(_message.Message):
+    """What comparing a shard's copies has shown last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DIFFER_FIELD_NUMBER: _builtins.int
+    BAD_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    at_ms: _builtins.int
+    compared: _builtins.int
+    """copies"""
+    differ: _builtins.bool
+    @_builtins.property
+    def bad(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """copies that are wrong or cannot be read; or among which one is wrong"""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        at_ms: _builtins.int = ...,
+        compared: _builtins.int = ...,
+        differ: _builtins.bool = ...,
+        bad: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "bad", b"bad", "compared", b"compared", "differ", b"differ", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardAudit: _TypeAlias = ShardAudit  # noqa: Y015
 
 @_typing.final
 class LearnerBehind(_message.Message):
@@ -544,6 +587,7 @@ class ShardInfo(_message.Message):
     BEGUN_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     WAITS_FOR_FIELD_NUMBER: _builtins.int
+    SUSPECTS_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     state: _builtins.str
     """The worst that is true: waiting (for a store that has everything), failing over, missing, read-only,
@@ -569,6 +613,10 @@ class ShardInfo(_message.Message):
     def waits_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """any of these stores would do"""
 
+    @_builtins.property
+    def suspects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """stores whose copy was found wrong, and is not made anew yet"""
+
     def __init__(
         self,
         *,
@@ -584,10 +632,11 @@ class ShardInfo(_message.Message):
         begun: _builtins.bool = ...,
         pinned: _builtins.str = ...,
         waits_for: _abc.Iterable[_builtins.str] | None = ...,
+        suspects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "epoch", b"epoch", "how", b"how", "in_sync", b"in_sync", "learners", b"learners", "owner", b"owner", "pinned", b"pinned", "shard", b"shard", "state", b"state", "waits_for", b"waits_for", "wished", b"wished", "wished_owner", b"wished_owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "epoch", b"epoch", "how", b"how", "in_sync", b"in_sync", "learners", b"learners", "owner", b"owner", "pinned", b"pinned", "shard", b"shard", "state", b"state", "suspects", b"suspects", "waits_for", b"waits_for", "wished", b"wished", "wished_owner", b"wished_owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

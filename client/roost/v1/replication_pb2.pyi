@@ -128,19 +128,23 @@ class FollowerWelcome(_message.Message):
 
     STORE_FIELD_NUMBER: _builtins.int
     WIRE_VERSION_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
     store: _builtins.str
     """who answers"""
     wire_version: _builtins.int
     """of this file, as the follower knows it"""
+    audits: _builtins.bool
+    """it knows `Audit`; to others it must not be said"""
     def __init__(
         self,
         *,
         store: _builtins.str = ...,
         wire_version: _builtins.int = ...,
+        audits: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["store", b"store", "wire_version", b"wire_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "store", b"store", "wire_version", b"wire_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -363,6 +367,7 @@ class OwnerMessage(_message.Message):
         NONCE_FIELD_NUMBER: _builtins.int
         REBORN_FIELD_NUMBER: _builtins.int
         GIVEN_UP_MS_FIELD_NUMBER: _builtins.int
+        SUSPECTS_FIELD_NUMBER: _builtins.int
         shard: _builtins.int
         revision: _builtins.int
         """of the record's key in the coordination store"""
@@ -379,6 +384,8 @@ class OwnerMessage(_message.Message):
         def in_sync(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
         @_builtins.property
         def learners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        @_builtins.property
+        def suspects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
         def __init__(
             self,
             *,
@@ -394,10 +401,53 @@ class OwnerMessage(_message.Message):
             nonce: _builtins.int = ...,
             reborn: _builtins.int = ...,
             given_up_ms: _builtins.int = ...,
+            suspects: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "given_up_ms", b"given_up_ms", "in_sync", b"in_sync", "learners", b"learners", "nonce", b"nonce", "owner", b"owner", "previous", b"previous", "reborn", b"reborn", "revision", b"revision", "session", b"session", "shard", b"shard", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "given_up_ms", b"given_up_ms", "in_sync", b"in_sync", "learners", b"learners", "nonce", b"nonce", "owner", b"owner", "previous", b"previous", "reborn", b"reborn", "revision", b"revision", "session", b"session", "shard", b"shard", "suspects", b"suspects", "target", b"target"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Audit(_message.Message):
+        """Hash a piece of the state, as it is just after entry `index`: every row from `start` on whose kind is above 0F and
+        below 70 (docs/STORAGE.md), up to the first at which the rows before it have `bytes_max` bytes or more.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SHARD_FIELD_NUMBER: _builtins.int
+        EPOCH_FIELD_NUMBER: _builtins.int
+        NUMBER_FIELD_NUMBER: _builtins.int
+        INDEX_FIELD_NUMBER: _builtins.int
+        START_FIELD_NUMBER: _builtins.int
+        BYTES_MAX_FIELD_NUMBER: _builtins.int
+        BYTES_PER_S_FIELD_NUMBER: _builtins.int
+        shard: _builtins.int
+        epoch: _builtins.int
+        number: _builtins.int
+        """of the question; grows"""
+        index: _builtins.int
+        """the end of the owner's log: no commit beyond it was told before"""
+        start: _builtins.bytes
+        bytes_max: _builtins.int
+        bytes_per_s: _builtins.int
+        """no faster than this"""
+        def __init__(
+            self,
+            *,
+            shard: _builtins.int = ...,
+            epoch: _builtins.int = ...,
+            number: _builtins.int = ...,
+            index: _builtins.int = ...,
+            start: _builtins.bytes = ...,
+            bytes_max: _builtins.int = ...,
+            bytes_per_s: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "bytes_per_s", b"bytes_per_s", "epoch", b"epoch", "index", b"index", "number", b"number", "shard", b"shard", "start", b"start"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,6 +459,7 @@ class OwnerMessage(_message.Message):
     SNAPSHOT_ROWS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
     HANDED_OVER_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___OwnerMessage.Register: ...
     @_builtins.property
@@ -425,6 +476,8 @@ class OwnerMessage(_message.Message):
     def snapshot_end(self) -> Global___OwnerMessage.SnapshotEnd: ...
     @_builtins.property
     def handed_over(self) -> Global___OwnerMessage.HandedOver: ...
+    @_builtins.property
+    def audit(self) -> Global___OwnerMessage.Audit: ...
     def __init__(
         self,
         *,
@@ -436,12 +489,13 @@ class OwnerMessage(_message.Message):
         snapshot_rows: Global___OwnerMessage.SnapshotRows | None = ...,
         snapshot_end: Global___OwnerMessage.SnapshotEnd | None = ...,
         handed_over: Global___OwnerMessage.HandedOver | None = ...,
+        audit: Global___OwnerMessage.Audit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "fetch", b"fetch", "handed_over", b"handed_over", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "audit", b"audit", "fetch", b"fetch", "handed_over", b"handed_over", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "fetch", b"fetch", "handed_over", b"handed_over", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "audit", b"audit", "fetch", b"fetch", "handed_over", b"handed_over", "heartbeat", b"heartbeat", "kind", b"kind", "register", b"register", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_rows", b"snapshot_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["register", "heartbeat", "append", "fetch", "snapshot_begin", "snapshot_rows", "snapshot_end", "handed_over"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["register", "heartbeat", "append", "fetch", "snapshot_begin", "snapshot_rows", "snapshot_end", "handed_over", "audit"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -608,12 +662,48 @@ class FollowerMessage(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Audited(_message.Message):
+        """The answer to `Audit`, when it is done. The digest is BLAKE2b of 32 bytes over the length of the key (4 bytes,
+        big-endian), the key, the length of the value and the value of each row, then the key of the row that was not
+        taken any more.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SHARD_FIELD_NUMBER: _builtins.int
+        EPOCH_FIELD_NUMBER: _builtins.int
+        NUMBER_FIELD_NUMBER: _builtins.int
+        OUTCOME_FIELD_NUMBER: _builtins.int
+        DIGEST_FIELD_NUMBER: _builtins.int
+        shard: _builtins.int
+        epoch: _builtins.int
+        number: _builtins.int
+        outcome: _builtins.int
+        """0: not hashed this time, 1: hashed, 2: what is on the disk cannot be read"""
+        digest: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            shard: _builtins.int = ...,
+            epoch: _builtins.int = ...,
+            number: _builtins.int = ...,
+            outcome: _builtins.int = ...,
+            digest: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "epoch", b"epoch", "number", b"number", "outcome", b"outcome", "shard", b"shard"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REGISTERED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_ACK_FIELD_NUMBER: _builtins.int
     APPENDED_FIELD_NUMBER: _builtins.int
     MISMATCH_FIELD_NUMBER: _builtins.int
     FETCHED_FIELD_NUMBER: _builtins.int
+    AUDITED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___FollowerMessage.Registered: ...
     @_builtins.property
@@ -626,6 +716,8 @@ class FollowerMessage(_message.Message):
     def mismatch(self) -> Global___FollowerMessage.Mismatch: ...
     @_builtins.property
     def fetched(self) -> Global___FollowerMessage.Fetched: ...
+    @_builtins.property
+    def audited(self) -> Global___FollowerMessage.Audited: ...
     def __init__(
         self,
         *,
@@ -635,12 +727,13 @@ class FollowerMessage(_message.Message):
         appended: Global___FollowerMessage.Appended | None = ...,
         mismatch: Global___FollowerMessage.Mismatch | None = ...,
         fetched: Global___FollowerMessage.Fetched | None = ...,
+        audited: Global___FollowerMessage.Audited | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "fetched", b"fetched", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "mismatch", b"mismatch", "refused", b"refused", "registered", b"registered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "audited", b"audited", "fetched", b"fetched", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "mismatch", b"mismatch", "refused", b"refused", "registered", b"registered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "fetched", b"fetched", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "mismatch", b"mismatch", "refused", b"refused", "registered", b"registered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "audited", b"audited", "fetched", b"fetched", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "mismatch", b"mismatch", "refused", b"refused", "registered", b"registered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["registered", "refused", "heartbeat_ack", "appended", "mismatch", "fetched"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["registered", "refused", "heartbeat_ack", "appended", "mismatch", "fetched", "audited"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

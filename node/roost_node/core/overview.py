@@ -57,6 +57,16 @@ class Behind(msgspec.Struct, frozen=True):
     bytes_per_s: float = 0.0  # of it, lately
 
 
+class LastAudit(msgspec.Struct, frozen=True):
+    """What comparing the copies of a shard has shown last, as its owner knows."""
+
+    shard: ShardId
+    at_ms: int  # by the wall clock
+    compared: int  # copies
+    differ: bool = False
+    bad: tuple[StoreId, ...] = ()  # or among which the bad one is, where nobody knows
+
+
 class NodeView(msgspec.Struct, frozen=True):
     """One store."""
 

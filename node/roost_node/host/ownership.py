@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from roost.cluster.ids import ShardId
 from roost_node.core.log import Head
-from roost_node.core.overview import Behind
+from roost_node.core.overview import Behind, LastAudit
 from roost_node.core.rescue import Copy
 from roost_node.host.shard import Shard
 from roost_node.storage import layout, records
@@ -35,6 +35,9 @@ class Ownership(Protocol):
 
     def behind(self) -> Sequence[Behind]:
         """Learners of shards that are owned here."""
+
+    def last_audits(self) -> Sequence[LastAudit]:
+        """Of shards that are owned here."""
 
     def generation(self) -> int:
         """The highest of the cluster that the disk has seen; 0: it is in none."""
@@ -72,6 +75,10 @@ class Alone:
 
     def behind(self) -> Sequence[Behind]:
         """There are none."""
+        return ()
+
+    def last_audits(self) -> Sequence[LastAudit]:
+        """There is nothing to compare with."""
         return ()
 
     def generation(self) -> int:

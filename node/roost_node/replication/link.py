@@ -17,7 +17,7 @@ import grpc.aio
 
 from roost.adapters.channel import SILENT, pings, ready
 from roost_node.core.record import StoreId
-from roost_node.core.replication.messages import ToOwner
+from roost_node.core.replication.messages import FromFollower
 from roost_node.replication import translate
 from roost_node.replication.outbox import Outbox
 
@@ -49,7 +49,7 @@ class LinkEvents(Protocol):
     def on_link_lost(self, peer: StoreId) -> None:
         """It broke; what was said on it is void."""
 
-    def on_from_follower(self, peer: StoreId, message: ToOwner) -> None:
+    def on_from_follower(self, peer: StoreId, message: FromFollower) -> None:
         """It answered."""
 
 
@@ -78,6 +78,7 @@ class Link:
         self._outbox: Outbox | None = None  # while it is open
         self._stream: _Stream | None = None
         self._why = ""
+        self.audits = False  # the node at the other end knows the auditor's question
 
     @property
     def pending_bytes(self) -> int:
@@ -129,6 +130,7 @@ class Link:
                 welcome = translate.read_welcome(await _read(stream))
             if welcome.store != self.peer:
                 raise _Broken(f"{self.address} is store {welcome.store}, not {self.peer}")
+            self.audits = welcome.audits
             outbox = Outbox(gather_s=GATHER_S)
             self._outbox, self._stream = outbox, stream
             writer = asyncio.get_running_loop().create_task(_write(stream, outbox))

@@ -52,7 +52,9 @@ class PeerServer:
             log.warning("refused a node's stream", extra={"peer": hello.store, "why": why})
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)
         await context.write(
-            translate.welcome_frame(translate.Welcome(peers.me, translate.STREAM_VERSION))
+            translate.welcome_frame(
+                translate.Welcome(peers.me, translate.STREAM_VERSION, audits=True)
+            )
         )
         inbound = peers.take_inbound(hello.store, hello.session)
         create_task = asyncio.get_running_loop().create_task

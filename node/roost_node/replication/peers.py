@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
 from roost_node.core.record import NO_SESSION, SessionId, StoreId
-from roost_node.core.replication.messages import FromOwner, ToOwner
+from roost_node.core.replication.messages import FromFollower, FromOwner
 from roost_node.replication import translate
 from roost_node.replication.link import Link, LinkEvents
 from roost_node.replication.outbox import Outbox
@@ -128,6 +128,11 @@ class Peers:
         link = self._links.get(peer)
         return link.pending_bytes if link is not None else 0
 
+    def knows_audits(self, peer: StoreId) -> bool:
+        """May that node be asked to hash something? An older build would end the stream."""
+        link = self._links.get(peer)
+        return link is not None and link.audits
+
     async def close(self) -> None:
         """End all streams, and stay so."""
         self._closed = True
@@ -183,7 +188,7 @@ class Peers:
                 return
             self._events.on_from_owner(inbound.peer, inbound.number, message)
 
-    def reply(self, peer: StoreId, stream: int, message: ToOwner) -> None:
+    def reply(self, peer: StoreId, stream: int, message: FromFollower) -> None:
         """Say it on that node's stream to us; nothing where that stream is gone."""
         inbound = self._inbound.get(peer)
         if (

@@ -21,28 +21,32 @@ from typing import Protocol
 from roost.cluster.ids import ShardId
 from roost.errors import NotOwnerError, UnavailableError
 from roost_node.core.log import Entry, Head, Op, Rows
-from roost_node.core.overview import Behind
+from roost_node.core.overview import Behind, LastAudit
 from roost_node.core.record import Epoch, Map, SessionId, StoreId, Versioned
 from roost_node.core.replication import effects, trimming
 from roost_node.core.replication.follower import Kept
 from roost_node.core.replication.messages import (
     Append,
+    Audit,
+    Audited,
     Fetched,
+    FromFollower,
     FromOwner,
     HandedOver,
     LogEntry,
     SnapshotRows,
-    ToOwner,
 )
 from roost_node.core.replication.replicas import Replicas
 from roost_node.core.rescue import Copy
 from roost_node.host.host import Host
 from roost_node.host.shard import Shard
 from roost_node.replication.announcements import Announcements
+from roost_node.replication.auditor import Auditor
 from roost_node.replication.bodies import decode_entry, encode_entry, merged
 from roost_node.replication.catching_up import CatchingUp
 from roost_node.replication.generation import read_generation
 from roost_node.replication.handoff import quiesce
+from roost_node.replication.inspector import Inspector
 from roost_node.replication.peers import Peers
 from roost_node.replication.records import Records
 from roost_node.replication.snapshots import send_snapshot
@@ -106,6 +110,16 @@ class Replicator:
         self.sizes: Sizes = dict
         self._announcements = Announcements(log)
         self._catching_up = CatchingUp(replicas, lambda: self.sizes())
+        self._inspector = Inspector(store)
+        self.auditor = Auditor(
+            replicas,
+            self._inspector,
+            host.telemetry,
+            host.limits.audit_bytes_per_s,
+            host.now_ms,
+            now_ms,
+        )
+        self.auditor.carry_out = self._soon
         self._map: Map | None = None
 
     # -- what the host asks (`Ownership`) --------------------------------------------------
@@ -133,6 +147,10 @@ class Replicator:
     def behind(self) -> Sequence[Behind]:
         """Learners of shards that we own."""
         return self._catching_up.behind()
+
+    def last_audits(self) -> Sequence[LastAudit]:
+        """Of shards that we own."""
+        return self.auditor.last_audits()
 
     def generation(self) -> int:
         """The cluster's, as it is on our disk."""
@@ -173,8 +191,11 @@ class Replicator:
         self.replicas.on_link_lost(peer)
         self._soon()
 
-    def on_from_follower(self, peer: StoreId, message: ToOwner) -> None:
+    def on_from_follower(self, peer: StoreId, message: FromFollower) -> None:
         """An answer on it."""
+        if isinstance(message, Audited):
+            self.auditor.on_answer(peer, message)
+            return
         self.replicas.on_from_follower(peer, message, self._now_ms())
         self._soon()
 
@@ -188,6 +209,9 @@ class Replicator:
 
     def on_from_owner(self, peer: StoreId, stream: int, message: FromOwner) -> None:
         """Something on it."""
+        if isinstance(message, Audit):
+            self.auditor.on_asked(peer, stream, message)
+            return
         if isinstance(message, SnapshotRows):
             self._carry_out()  # what was there is wiped before, not after
             incoming = self.replicas.kept_of(message.shard).incoming
@@ -408,7 +432,11 @@ class Replicator:
         """Committed entries go into the state: many together, so that rows written again are written once."""
         ops: list[Op] = []
         done: list[tuple[ShardId, int]] = []
-        for shard, commit in self._to_apply.items():
+        held: dict[ShardId, int] = {}
+        for shard, committed in self._to_apply.items():
+            commit = self._inspector.hold(shard, committed)
+            if commit < committed:
+                held[shard] = committed
             entries = self._range(shard, self._applied.get(shard, 0) + 1, commit)
             if entries:
                 ops.extend(merged(entries))
@@ -419,6 +447,7 @@ class Replicator:
         if ops and not self._store.write(ops):
             return  # stalled: they stay to be applied
         self._to_apply.clear()
+        self._to_apply.update(held)
         for shard_id, commit in done:
             self._applied[shard_id] = commit
             owned = self._shards.get(shard_id)
@@ -507,6 +536,7 @@ class Replicator:
             self._announcements.say()
             if self._to_apply:
                 self._apply()
+            self._inspector.look(self._applied)
             for shard in list(self._shards.values()):
                 self._admit_writes(shard)
                 if shard.gate.uncovered_count:

@@ -16,12 +16,16 @@ from roost.cluster.ids import ShardId
 from roost.errors import CorruptionError
 from roost.v1 import replication_pb2 as pb
 from roost_node.core.record import Epoch, How, SessionId, ShardRecord, StoreId
+from roost_node.core.replication.audit import Outcome
 from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.messages import (
     Append,
     Appended,
+    Audit,
+    Audited,
     Fetch,
     Fetched,
+    FromFollower,
     FromOwner,
     HandedOver,
     Heartbeat,
@@ -34,7 +38,6 @@ from roost_node.core.replication.messages import (
     SnapshotBegin,
     SnapshotEnd,
     SnapshotRows,
-    ToOwner,
 )
 from roost_node.storage.records import decode_entry, encode_entry
 
@@ -60,6 +63,7 @@ class Welcome(msgspec.Struct, frozen=True):
 
     store: StoreId
     version: int
+    audits: bool = False  # older builds know no `Audit`
 
 
 def hello_frame(hello: Hello) -> bytes:
@@ -95,7 +99,9 @@ def read_hello(raw: bytes) -> Hello:
 def welcome_frame(welcome: Welcome) -> bytes:
     """The first frame of a follower."""
     return pb.FollowerFrame(
-        welcome=pb.FollowerWelcome(store=welcome.store, wire_version=welcome.version)
+        welcome=pb.FollowerWelcome(
+            store=welcome.store, wire_version=welcome.version, audits=welcome.audits
+        )
     ).SerializeToString()
 
 
@@ -104,7 +110,8 @@ def read_welcome(raw: bytes) -> Welcome:
     frame = _parse(pb.FollowerFrame, raw)
     if not frame.HasField("welcome"):
         raise ValueError("the first frame of a follower is its welcome")
-    return Welcome(StoreId(frame.welcome.store), frame.welcome.wire_version)
+    welcome = frame.welcome
+    return Welcome(StoreId(welcome.store), welcome.wire_version, welcome.audits)
 
 
 def from_owner(message: FromOwner) -> bytes:
@@ -112,7 +119,7 @@ def from_owner(message: FromOwner) -> bytes:
     return _framed(_OWNER_TO_PB[type(message)](message))
 
 
-def from_follower(message: ToOwner) -> bytes:
+def from_follower(message: FromFollower) -> bytes:
     """A framed message."""
     return _framed(_FOLLOWER_TO_PB[type(message)](message))
 
@@ -122,7 +129,7 @@ def read_owner_frame(raw: bytes) -> list[FromOwner]:
     return [_read(_OWNER_FROM_PB, each) for each in _parse(pb.OwnerFrame, raw).messages]
 
 
-def read_follower_frame(raw: bytes) -> list[ToOwner]:
+def read_follower_frame(raw: bytes) -> list[FromFollower]:
     """The messages of a frame, in order."""
     return [_read(_FOLLOWER_FROM_PB, each) for each in _parse(pb.FollowerFrame, raw).messages]
 
@@ -191,6 +198,7 @@ def _handed_over(message: HandedOver) -> Message:
             nonce=record.nonce,
             reborn=record.reborn,
             given_up_ms=record.given_up_ms,
+            suspects=record.suspects,
         )
     )
 
@@ -208,6 +216,7 @@ def _read_handed_over(message: pb.OwnerMessage.HandedOver) -> HandedOver:
         message.nonce,
         Epoch(message.reborn),
         message.given_up_ms,
+        tuple(map(StoreId, message.suspects)),
     )
     return HandedOver(ShardId(message.shard), record.epoch, message.revision, record)
 
@@ -245,6 +254,17 @@ _OWNER_TO_PB: dict[type, Callable[[Any], Message]] = {
     ),
     SnapshotEnd: lambda m: _Owner(snapshot_end=_Owner.SnapshotEnd(shard=m.shard, epoch=m.epoch)),
     HandedOver: _handed_over,
+    Audit: lambda m: _Owner(
+        audit=_Owner.Audit(
+            shard=m.shard,
+            epoch=m.epoch,
+            number=m.number,
+            index=m.index,
+            start=m.start,
+            bytes_max=m.bytes_max,
+            bytes_per_s=m.bytes_per_s,
+        )
+    ),
 }
 
 _OWNER_FROM_PB: dict[str, Callable[[Any], FromOwner]] = {
@@ -267,6 +287,9 @@ _OWNER_FROM_PB: dict[str, Callable[[Any], FromOwner]] = {
     ),
     "snapshot_end": lambda m: SnapshotEnd(ShardId(m.shard), Epoch(m.epoch)),
     "handed_over": _read_handed_over,
+    "audit": lambda m: Audit(
+        ShardId(m.shard), Epoch(m.epoch), m.number, m.index, m.start, m.bytes_max, m.bytes_per_s
+    ),
 }
 
 _FOLLOWER_TO_PB: dict[type, Callable[[Any], Message]] = {
@@ -286,13 +309,21 @@ _FOLLOWER_TO_PB: dict[type, Callable[[Any], Message]] = {
     Fetched: lambda m: _Follower(
         fetched=_Follower.Fetched(shard=m.shard, epoch=m.epoch, entries=_entries(m.entries))
     ),
+    Audited: lambda m: _Follower(
+        audited=_Follower.Audited(
+            shard=m.shard, epoch=m.epoch, number=m.number, outcome=m.outcome, digest=m.digest
+        )
+    ),
 }
 
-_FOLLOWER_FROM_PB: dict[str, Callable[[Any], ToOwner]] = {
+_FOLLOWER_FROM_PB: dict[str, Callable[[Any], FromFollower]] = {
     "registered": lambda m: Registered(ShardId(m.shard), Epoch(m.epoch), _read_shape(m.shape)),
     "refused": lambda m: Refused(ShardId(m.shard), Epoch(m.epoch), Epoch(m.seen)),
     "heartbeat_ack": lambda m: HeartbeatAck(m.number),
     "appended": lambda m: Appended(ShardId(m.shard), Epoch(m.epoch), m.index, m.hash),
     "mismatch": lambda m: Mismatch(ShardId(m.shard), Epoch(m.epoch), _read_shape(m.shape)),
     "fetched": lambda m: Fetched(ShardId(m.shard), Epoch(m.epoch), _read_entries(m.entries)),
+    "audited": lambda m: Audited(
+        ShardId(m.shard), Epoch(m.epoch), m.number, Outcome(m.outcome), m.digest
+    ),
 }

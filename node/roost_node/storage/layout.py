@@ -87,6 +87,12 @@ def state_range(shard: int) -> tuple[bytes, bytes]:
     return start, start + LOG
 
 
+def audited_range(shard: int) -> tuple[bytes, bytes]:
+    """The rows of a shard's state that are the same at every store: all but head and replica."""
+    start = shard_prefix(shard)
+    return start + OBJECT, start + LOG
+
+
 def object_id(class_name: str, key: str) -> bytes:
     """An object's part of its keys."""
     return text(class_name) + text(key)

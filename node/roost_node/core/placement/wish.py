@@ -162,4 +162,5 @@ def promoted(versioned: Versioned, to: StoreId, map_: Map) -> ShardRecord:
         previous=old.session,
         reborn=old.reborn,
         given_up_ms=old.given_up_ms,
+        suspects=old.suspects,
     )

@@ -10,6 +10,7 @@ import msgspec
 
 from roost.cluster.ids import ShardId
 from roost_node.core.record import Epoch, ShardRecord
+from roost_node.core.replication.audit import Outcome
 from roost_node.core.replication.epochs import Shape
 
 
@@ -93,7 +94,21 @@ class HandedOver(msgspec.Struct, frozen=True, tag=True):
 
 
 ToFollower = Register | Heartbeat | Append | Fetch | SnapshotBegin | SnapshotEnd | HandedOver
-FromOwner = ToFollower | SnapshotRows
+
+
+class Audit(msgspec.Struct, frozen=True, tag=True):
+    """Hash a piece of the state as it is after entry `index`; the shells' matter, too."""
+
+    shard: ShardId
+    epoch: Epoch
+    number: int  # of the question
+    index: int
+    start: bytes  # the first key of the piece
+    bytes_max: int  # where it ends
+    bytes_per_s: int  # how fast to go
+
+
+FromOwner = ToFollower | SnapshotRows | Audit
 """What travels on a stream."""
 
 # -- follower to owner -------------------------------------------------------------------------
@@ -146,4 +161,16 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
     entries: tuple[LogEntry, ...]
 
 
+class Audited(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Audit`."""
+
+    shard: ShardId
+    epoch: Epoch
+    number: int
+    outcome: Outcome
+    digest: bytes
+
+
 ToOwner = Registered | Refused | HeartbeatAck | Appended | Mismatch | Fetched
+FromFollower = ToOwner | Audited
+"""What travels back."""

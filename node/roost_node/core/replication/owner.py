@@ -16,6 +16,7 @@ Not here: what leaves (`output_gate.py` asks `is_serving` and `is_covered`), byt
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -35,7 +36,7 @@ from roost_node.core.record import (
     Versioned,
     Wish,
 )
-from roost_node.core.replication import effects
+from roost_node.core.replication import audit, effects
 from roost_node.core.replication.cover import PeerCover
 from roost_node.core.replication.effects import Effect
 from roost_node.core.replication.epochs import Shape, agreement
@@ -125,6 +126,8 @@ class Owner:
         self._handoff_ms = 0
         self._resume_ms = 0
         self._read_ms = 0
+        self._recopied: set[StoreId] = set()  # suspects that have got a snapshot from us
+        self._disowns = False  # the handoff is for a copy that is better than ours
 
     # -- what others ask -------------------------------------------------------------------
 
@@ -370,7 +373,8 @@ class Owner:
         if self.phase in (Phase.ACTIVE, Phase.STOPPING):
             record = self.members.record
             unlike = shape.end > 0 and shape.last_epoch < record.reborn  # M8
-            progress.foreign = unlike and peer not in self.members.counting()
+            is_wrong = unlike or self._is_suspect(peer)
+            progress.foreign = is_wrong and peer not in self.members.counting()
             progress.next = agreement(self.shape, shape) + 1
             self._send_to(peer, progress)
 
@@ -386,6 +390,10 @@ class Owner:
         if progress is None:
             return
         assert message.index <= self.shape.end, "L2: nobody has more of our log than we"
+        if peer not in self.members.counting() and self._is_suspect(peer):
+            if not progress.snapshot:
+                return  # of entries on top of a state that is wrong
+            self._recopied.add(peer)
         progress.snapshot = progress.foreign = False
         if progress.next <= message.index:  # a snapshot brought it here
             progress.next = message.index + 1
@@ -462,6 +470,9 @@ class Owner:
         if self.phase is Phase.STOPPING and self._handoff_ms:
             self._resume(now_ms)
         self._meet_peers(now_ms)
+        for peer, progress in self.progress.items():
+            if self._is_suspect(peer) and not (progress.foreign or progress.snapshot):
+                self._begin_with(peer, now_ms)  # what it says after this is of what it has now
         self._advance()
 
     def _meet_peers(self, now_ms: int) -> None:
@@ -540,6 +551,7 @@ class Owner:
                     record,
                     in_sync=(*record.in_sync, joining),
                     learners=tuple(m for m in record.learners if m != joining),
+                    suspects=tuple(m for m in record.suspects if m != joining),
                 ),
                 now_ms,
             )
@@ -616,6 +628,31 @@ class Owner:
             changed = msgspec.structs.replace(record, in_sync=kept, learners=learners)
             self._propose(changed, now_ms)
 
+    # -- copies that are wrong (`audit.py`) --------------------------------------------------
+
+    def _is_suspect(self, peer: StoreId) -> bool:
+        """Is its state wrong, for all that we know?"""
+        return peer in self.members.record.suspects and peer not in self._recopied
+
+    def distrust(self, bad: Sequence[StoreId], good: Sequence[StoreId], now_ms: int) -> bool:
+        """Let no bad copy count: a follower's is made anew, for ours the shard goes to a good one first.
+
+        False: not now, because a change is under way or too few would be left (M3).
+        """
+        record, me = self.members.record, self._node.me
+        without = audit.without(record, bad, self._node.min_in_sync)
+        if without is None or not self.members.is_settled or self.phase is not Phase.ACTIVE:
+            return False
+        if me not in bad:
+            self._propose(without, now_ms)
+            return True
+        for store in good:
+            self._start_handoff(store, now_ms)
+            if self._target is not None:
+                self._disowns = True
+                return True
+        return False
+
     # -- handoff ---------------------------------------------------------------------------
 
     def _start_handoff(self, target: StoreId, now_ms: int) -> None:
@@ -661,8 +698,10 @@ class Owner:
         if self._quiet and complete and self.members.is_settled:
             self._handoff_ms = now_ms
             self._node.emit(effects.FallSilent(self.shard, self.epoch))
+            me, found = self._node.me, self.members.record
+            left = audit.without(found, (me,), self._node.min_in_sync) if self._disowns else None
             record = msgspec.structs.replace(
-                self.members.record,
+                left or found,
                 epoch=Epoch(self.epoch + 1),
                 owner=self._target,
                 session=session.session,
@@ -675,6 +714,7 @@ class Owner:
     def _resume(self, now_ms: int) -> None:
         self.phase = Phase.ACTIVE
         self._target = None
+        self._disowns = False
         self._handoff_ms = 0
         self._resume_ms = now_ms + 10_000
         self._node.emit(effects.ResumeCalls(self.shard, self.epoch))

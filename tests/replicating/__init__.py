@@ -1,0 +1,1 @@
+"""One node of the replication cores, for tests of owners."""
