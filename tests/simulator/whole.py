@@ -267,10 +267,26 @@ class Whole:
             self.act(_tell_death(supervisor, death))
 
     def may_wipe(self, machine: Machine) -> bool:
-        """Would every shard keep two copies that count, whatever change of its record is under way?"""
-        there = {one.store_id for one in self.machines.values()} - {machine.store_id}
+        """Would every shard keep two copies that count, whatever change of its record is under way?
+
+        One of them at a node that runs and has a session: the lost one keeps its own for a while, and would be
+        promoted before those that are away, which leaves them out.
+        """
+        others = [one for one in self.machines.values() if one is not machine]
+        there = {one.store_id for one in others}
+        awake = {one.store_id for one in others if self._is_awake(one)}
         records = [versioned.record for versioned in self.etcd.registry.shards.values()]
-        return all(len(there.intersection(record.in_sync)) >= 2 for record in records)
+        return all(
+            len(there.intersection(record.in_sync)) >= 2 and awake.intersection(record.in_sync)
+            for record in records
+        )
+
+    def _is_awake(self, machine: Machine) -> bool:
+        process, member = machine.process, machine.member
+        if process is None or process.is_frozen or member is None:
+            return False
+        info = self.etcd.registry.sessions.get(machine.store_id)
+        return info is not None and info.session == member.replicas.session
 
     def wipe(self, name: str) -> None:
         """The machine's disk is lost. It comes back with an empty one, and that is another store."""
