@@ -270,7 +270,11 @@ class Admin(RescueServicer):
         reply = admin_pb2.ExplainReply(shard=_shard(view), address=info.address if info else "")
         for move in self._moves.of(ShardId(shard)):
             reply.moves.add(
-                epoch=move.epoch, owner=move.owner, how=move.how.value, seen_ms=move.seen_ms
+                epoch=move.epoch,
+                owner=move.owner,
+                how=move.how.value,
+                seen_ms=move.seen_ms,
+                why=move.why,
             )
         if shard in host.ownership.owned():
             inside = explain(host, request.class_name, request.key)

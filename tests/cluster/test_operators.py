@@ -116,8 +116,9 @@ def test_an_operator_sees_the_cluster_drains_a_node_and_moves_a_shard(tmp_path: 
         assert moves[-1]["how"] == "handoff"
         assert moves[-1]["epoch"] > moves[0]["epoch"]
         assert moves[-1]["seen_ms"] > 0
+        assert moves[-1]["why"] == "an operator's move"
         shown = command(processes, "router", "explain", "Counter", key).stdout
-        assert "handoff" in shown
+        assert "an operator's move" in shown
         done = command(processes, "router", "explain", "Cuonter", "x")
         assert done.returncode == 1
         assert "no class 'Cuonter' is served here: there is Counter" in done.stderr

@@ -109,3 +109,14 @@ def test_an_application_that_cannot_be_loaded_starts_nothing(tmp_path: Path) -> 
     asyncio.run(up.until("no_such_file"))
     assert up.wait() == 2
     assert not (tmp_path / "data").exists()
+
+
+def test_an_application_that_raises_shows_its_own_lines_alone(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("import there_is_no_such_module\n")
+    up = Up(tmp_path / "data", free_port(), broken)
+    asyncio.run(up.until("No module named 'there_is_no_such_module'"))
+    assert up.wait() == 1
+    assert any("broken.py cannot be loaded" in line for line in up.lines)
+    assert not any("click" in line for line in up.lines), "".join(up.lines)
+    assert not (tmp_path / "data").exists()

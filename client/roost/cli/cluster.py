@@ -75,7 +75,7 @@ def status(address: str, timeout: float, as_json: bool) -> None:
     for line in (*_catching_up(own.behind, away), *_audited(own.audits)):
         click.echo(line)
     click.echo(
-        f"cluster {found.cluster_id}, {many(found.replicas, 'copy', 'copies')} of each shard;"
+        f"cluster {found.cluster_id}, {many(found.replicas, 'copy', 'copies')} wanted of each shard;"
         f" {many(own.activations, 'live object')}, {many(own.calls_running, 'open call')},"
         f" {own.calls_queued} ready; classes: {', '.join(own.classes)}"
     )
@@ -335,8 +335,11 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
     )
     click.echo("\nowners, as far as this node has seen them:")
     print_table(
-        ("epoch", "owner", "how", "seen at"),
-        [(move.epoch, short(move.owner), move.how, _moment(move.seen_ms)) for move in found.moves],
+        ("epoch", "owner", "how", "why", "seen at"),
+        [
+            (move.epoch, short(move.owner), move.how, move.why, _moment(move.seen_ms))
+            for move in found.moves
+        ],
     )
     if found.calls:
         click.echo()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from roost.cli.cluster import as_dict, get, short
-from roost.cli.output import print_json, print_table, remote
+from roost.cli.output import many, print_json, print_table, remote
 from roost.v1 import admin_pb2
 
 SHOWN = 20
@@ -46,7 +46,9 @@ def recover(
     if as_json:
         print_json(as_dict(done))
         return
-    click.echo(f"{len(done.shards)} shards recovered; generation {done.event.generation} begins")
+    click.echo(
+        f"{many(len(done.shards), 'shard')} recovered; generation {done.event.generation} begins"
+    )
 
 
 @cluster.command("give-up")
@@ -71,7 +73,8 @@ def give_up(
         return
     _show(done)
     if accept_data_loss:
-        click.echo(f"given up: {len(done.shards)} shards go on with what there was")
+        some = many(len(done.shards), "shard goes", "shards go")
+        click.echo(f"given up: {some} on with what there was")
     else:
         click.echo("nothing was changed: --accept-data-loss does it")
 
@@ -99,6 +102,9 @@ def events(address: str, timeout: float, as_json: bool) -> None:
     found = get(address, timeout, lambda s, t: s.Events(admin_pb2.EventsRequest(), timeout=t))
     if as_json:
         print_json([as_dict(event) for event in found.events])
+        return
+    if not found.events:
+        click.echo("nothing that cannot be undone was done")
         return
     print_table(
         ("at", "what", "by", "generation", "shards", "without"),

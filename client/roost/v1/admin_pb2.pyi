@@ -1010,12 +1010,15 @@ class OwnerChange(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     HOW_FIELD_NUMBER: _builtins.int
     SEEN_MS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     owner: _builtins.str
     how: _builtins.str
     """created, handoff, failover"""
     seen_ms: _builtins.int
     """server time; 0: before the node began to look"""
+    why: _builtins.str
+    """for people, as the node understands it; may be empty"""
     def __init__(
         self,
         *,
@@ -1023,10 +1026,11 @@ class OwnerChange(_message.Message):
         owner: _builtins.str = ...,
         how: _builtins.str = ...,
         seen_ms: _builtins.int = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "how", b"how", "owner", b"owner", "seen_ms", b"seen_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "how", b"how", "owner", b"owner", "seen_ms", b"seen_ms", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
