@@ -393,6 +393,9 @@ class Member:
         )
         if changed:
             self._publish(self._map, changed)
+        for owned in changed:
+            if owned.owner == self._node.store.store_id:
+                self._tell(owned)  # not all who send to us listen to the map here
         return changed
 
     def _on_generation(self) -> None:

@@ -9,9 +9,10 @@ then, and takes it when no stream would break.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import NoReturn
 
 import grpc
@@ -48,7 +49,8 @@ PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 1.0
 PAUSE_WATCH_S_MAX = 0.5
 PING_S = 1.0
-LOOK_S = 2.0  # between looks for the straight way
+LOOK_S = 2.0  # between looks for the straight way, and for somebody better to listen to
+SEED_EVERY = 4
 COMMITTED = objects_pb2.OutcomeReply.COMMITTED
 
 _random = random.SystemRandom()
@@ -230,20 +232,22 @@ class LinkRunner:
 class MapWatch:
     """Listens to a node for who owns what; to the next one when it falls silent.
 
-    Two of them run, on different nodes where there are two: a node that freezes says nothing of it.
+    Two of them run, on different nodes where there are two: a node that freezes, or that etcd does not reach,
+    says nothing of it. A seed may be another name of a node that is listened to already, so nodes that the
+    map names, and that there are links to, come before seeds, and a seed is left for one as soon as there is one.
     """
 
     def __init__(
         self,
         seeds: tuple[str, ...],
-        known: Callable[[], list[str]],
+        linked: Callable[[], list[str]],
         on_shape: Callable[[Shape], None],
         on_news: Callable[[list[ShardRecord]], None],
         *,
         keepalive_s: float,
     ) -> None:
         self._seeds = seeds
-        self._known = known  # addresses that the map names
+        self._linked = linked  # addresses of nodes that the map names and that are reached
         self._on_shape = on_shape
         self._on_news = on_news
         self._options = options(keepalive_s)
@@ -254,18 +258,17 @@ class MapWatch:
         pause_s = PAUSE_S_MIN
         at = first
         while True:
-            addresses = list(dict.fromkeys((*self._seeds, *self._known())))
-            free = [a for a in addresses if a not in self._listened_to]
-            address = (free or addresses)[at % len(free or addresses)]
+            address = self._next(at)
             at += 1
             self._listened_to.append(address)
             try:
-                async for update in self._watch(address):
-                    if update.HasField("shape"):
-                        self._on_shape(shape_from_pb(update.shape))
-                        log.info("map", extra={"node": address, "shards": len(update.shards)})
-                        pause_s = PAUSE_S_MIN
-                    self._on_news(records_from_pb(update.shards, address))
+                async with contextlib.aclosing(self._watch(address)) as updates:
+                    while (update := await self._news(updates, address)) is not None:
+                        if update.HasField("shape"):
+                            self._on_shape(shape_from_pb(update.shape))
+                            log.info("map", extra={"node": address, "shards": len(update.shards)})
+                            pause_s = PAUSE_S_MIN
+                        self._on_news(records_from_pb(update.shards, address))
             except (grpc.aio.AioRpcError, TimeoutError, OSError) as error:
                 why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 log.debug("no news", extra={"node": address, "why": why})
@@ -276,7 +279,36 @@ class MapWatch:
             await asyncio.sleep(pause_s * (0.5 + _random.random()))
             pause_s = min(2 * pause_s, PAUSE_WATCH_S_MAX)
 
-    async def _watch(self, address: str) -> AsyncIterator[shard_map_pb2.MapUpdate]:
+    def _next(self, at: int) -> str:
+        """Whom to listen to now; seeds now and then, should all that are linked say nothing."""
+        free = self._free()
+        if not free or at % SEED_EVERY == SEED_EVERY - 1:
+            free = [a for a in self._seeds if a not in self._listened_to] or list(self._seeds)
+        return free[at % len(free)]
+
+    def _free(self) -> list[str]:
+        return [a for a in self._linked() if a not in self._listened_to]
+
+    async def _news(
+        self, updates: AsyncIterator[shard_map_pb2.MapUpdate], address: str
+    ) -> shard_map_pb2.MapUpdate | None:
+        """The next update; None: there is no more, or somebody better to listen to."""
+
+        async def arrival() -> shard_map_pb2.MapUpdate | None:
+            return await anext(updates, None)
+
+        coming = asyncio.get_running_loop().create_task(arrival())
+        try:
+            while not coming.done():
+                await asyncio.wait([coming], timeout=LOOK_S)
+                if not coming.done() and address not in self._linked() and self._free():
+                    return None
+            return coming.result()
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+    async def _watch(self, address: str) -> AsyncGenerator[shard_map_pb2.MapUpdate, None]:
         async with grpc.aio.insecure_channel(address, options=self._options) as channel:
             async with asyncio.timeout(CONNECT_S):
                 await ready(channel)

@@ -69,7 +69,7 @@ class Router:
         await self._tasks.__aenter__()
         watch = MapWatch(
             self._nodes,
-            lambda: list(self.core.links),
+            self._straight,
             self.table.on_shape,
             self._on_news,
             keepalive_s=self.limits.keepalive_s,

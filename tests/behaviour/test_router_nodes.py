@@ -13,7 +13,9 @@ import pytest
 
 import roost
 from behaviour.conftest import routing
+from cluster.wire import wire_to
 from roost.adapters.map_service import MapService
+from roost.adapters.serving import OPTIONS
 from roost.cluster.ids import HASH_NAME
 from roost.cluster.shard_map import Shape, ShardMap, ShardRecord
 from roost.v1 import objects_pb2, objects_pb2_grpc, shard_map_pb2_grpc
@@ -92,13 +94,14 @@ class PretendedCluster:
         assert record is not None
         return record
 
-    def move(self, shard: int, to: str, *, tell: bool) -> None:
+    def move(self, shard: int, to: str, *, tell: bool) -> list[ShardRecord]:
         known = self.truth.record(shard)
         epoch = known.epoch + 1 if known is not None else 1
         changed = self.truth.merge([ShardRecord(shard, epoch, to, self.nodes[to].address)])
         if tell:
             for node in self.nodes.values():
                 node.map.publish(self.truth, changed)
+        return changed
 
 
 @contextlib.asynccontextmanager
@@ -107,7 +110,7 @@ async def pretended() -> AsyncIterator[PretendedCluster]:
     async with contextlib.AsyncExitStack() as stack:
         for name in "abc":
             node = cluster.add(name)
-            server = grpc.aio.server()
+            server = grpc.aio.server(options=OPTIONS)
             node.add_to(server)
             node.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
             await server.start()
@@ -213,3 +216,22 @@ def test_a_node_that_owns_nothing_any_more_is_let_go() -> None:
         assert set(await ask(client)) == {"b"}
 
     play(story)
+
+
+def test_two_names_of_one_node_are_not_two_sources_of_news() -> None:
+    """A name that stands for all nodes led both ears of a router to one that etcd did not reach."""
+
+    async def scene() -> None:
+        async with pretended() as cluster, contextlib.AsyncExitStack() as stack:
+            port = int(cluster.nodes["a"].address.rpartition(":")[2])
+            names = [await stack.enter_async_context(wire_to(port)) for _ in range(2)]
+            router = await stack.enter_async_context(routing(*(name.address for name in names)))
+            await router._router.ready.wait()
+            for shard in range(SHARDS):
+                changed = cluster.move(shard, "c", tell=False)
+                cluster.nodes["b"].map.publish(cluster.truth, changed)
+            found = router._router.table
+            while {record.owner for record in found.map} != {"c"}:
+                await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(scene(), 60))

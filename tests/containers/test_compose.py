@@ -116,7 +116,7 @@ def test_a_node_without_its_peers_is_replaced(project: Project, load: Load) -> N
     project.wait_until_in_sync(NODES)
 
 
-def test_calls_wait_for_a_node_that_no_router_reaches(project: Project, load: Load) -> None:
+def test_calls_find_a_way_to_a_node_that_no_router_reaches(project: Project, load: Load) -> None:
     node = project.containers("node")[0]
     routers = project.containers("router")
     lost = [said(one, "link lost") for one in routers]
@@ -125,6 +125,7 @@ def test_calls_wait_for_a_node_that_no_router_reaches(project: Project, load: Lo
         lambda: all(said(one, "link lost") > was for one, was in zip(routers, lost, strict=True)),
         project.logs,
     )
+    load.move_on()
     mend(node)
     load.move_on()
     project.wait_until_in_sync(NODES)
