@@ -199,7 +199,7 @@ def test_after_a_failed_flush_nothing_more_is_acknowledged(tmp_path: Path) -> No
                     "never acknowledged"
                 )
             with pytest.raises(roost.OutcomeUnknownError, match="store has failed"):
-                await roost.options(cluster.object(Cell, "b"), timeout=30).get()
+                await roost.options(cluster.object(Cell, "b"), timeout=3).get()
             store.broken = False  # only so that closing works
 
     asyncio.run(scenario())

@@ -160,10 +160,10 @@ class CallSession:
         if not again:
             self._forget(waiting)
             is_late = isinstance(error, DeadlineExceededError) and error.took_effect == "no"
-            if is_late and waiting.is_unsure:
-                waiting.fail(_no_answer(call))  # said by a router, perhaps, of its own attempts
-            elif is_late and waiting.why:
-                waiting.fail(waiting.why)  # the last refusal tells more than the time it cost
+            if is_late and (waiting.is_unsure or waiting.why):
+                waiting.fail(
+                    _why_not(waiting)
+                )  # "no" was said of one attempt; a refusal tells more
             else:
                 waiting.end(reply)
             return
@@ -198,10 +198,7 @@ class CallSession:
         assert isinstance(call, Call)
         refused = waiting.retry_bucket >= 0
         self.give_up(waiting)
-        if refused and waiting.why is not None and not waiting.is_unsure:
-            waiting.fail(waiting.why)  # nothing happened, and this is why
-        else:
-            waiting.fail(_no_answer(call))
+        waiting.fail(_why_not(waiting) if refused else _no_answer(call))
 
     def on_lost(self) -> None:
         """The link is gone: everything unfinished goes out again over the next one, in order."""
@@ -265,6 +262,15 @@ class CallSession:
 def _order(waiting: Waiting) -> tuple[int, int]:
     call = waiting.call
     return (call.stub_id, call.sequence) if isinstance(call, Call) else (0, 0)
+
+
+def _why_not(waiting: Waiting) -> RoostError:
+    """The last refusal, unless it says "nothing happened" where an earlier attempt may have had its effect."""
+    why, call = waiting.why, waiting.call
+    assert isinstance(call, Call)
+    if why is not None and not (waiting.is_unsure and why.took_effect == "no"):
+        return why
+    return _no_answer(call)
 
 
 def _no_answer(call: Call) -> DeadlineExceededError:
