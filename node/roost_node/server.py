@@ -54,6 +54,7 @@ from roost_node.sessions import Frames, Session
 from roost_node.storage.sizes import Sizes
 from roost_node.view import Alone, ClusterView
 
+LAST_ANSWERS_S = 2.0
 SERVICES = ("roost.v1.Objects", "roost.v1.Admin", "roost.v1.Map")
 
 
@@ -256,5 +257,9 @@ class Server:
             self._relay.close()
 
     async def stop(self) -> None:
-        """Hang up."""
+        """Hang up, when peers have taken the last answers, or do not take them."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LAST_ANSWERS_S
+        while any(s.unsent_bytes for s in self._objects.sessions) and loop.time() < end:  # noqa: ASYNC110  # once in a life
+            await asyncio.sleep(0.01)
         await self._server.stop(grace=0.2)
