@@ -48,10 +48,8 @@ SILENT: Options = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    (
-        "grpc.min_reconnect_backoff_ms",
-        1_000,
-    ),  # also how long connecting may take: a round trip and a half
+    # Also how long connecting may take: a round trip and a half.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 """For whoever says how often to ping."""

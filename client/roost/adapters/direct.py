@@ -14,9 +14,7 @@ class Identity(NamedTuple):
     """A node that calls other nodes."""
 
     address: str  # its own: by way of itself it finds no detour
-    secret: (
-        bytes  # of its cluster: others believe it whose calls it passes on; empty: there is none
-    )
+    secret: bytes  # of its cluster, by which others believe whose calls it passes on; may be empty
 
 
 def direct_transport(

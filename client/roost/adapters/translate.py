@@ -5,6 +5,8 @@ Bytes from the network are checked here for shape alone; what they mean is the h
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo
 from roost.v1 import admin_pb2, objects_pb2, types_pb2
 from roost.wire.messages import (
@@ -45,13 +47,7 @@ def call_to_pb(call: Call, message: objects_pb2.Call) -> None:
     if call.epoch:
         message.epoch = call.epoch
     if call.chain:
-        for link in call.chain:
-            message.chain.add(
-                class_name=link.class_name,
-                key=link.key,
-                method=link.method,
-                request_id=link.request_id,
-            )
+        message.chain.extend(_chain_to_pb(call.chain))
     if call.principal:
         message.principal = call.principal
 
@@ -59,7 +55,7 @@ def call_to_pb(call: Call, message: objects_pb2.Call) -> None:
 def node_call_from_pb(message: objects_pb2.Call) -> Call:
     """A call that another node passes on, with the chain that it is part of."""
     call = call_from_pb(message)
-    call.chain = tuple(Link(m.class_name, m.key, m.method, m.request_id) for m in message.chain)
+    call.chain = _chain_from_pb(message.chain)
     call.principal = message.principal
     return call
 
@@ -194,6 +190,22 @@ def size_of(message: ToServer | ToClient | Moved) -> int:
     return ENVELOPE_BYTES
 
 
+def _chain_to_pb(chain: Iterable[Link]) -> list[types_pb2.ChainLink]:
+    return [
+        types_pb2.ChainLink(
+            class_name=link.class_name,
+            key=link.key,
+            method=link.method,
+            request_id=link.request_id,
+        )
+        for link in chain
+    ]
+
+
+def _chain_from_pb(chain: Iterable[types_pb2.ChainLink]) -> tuple[Link, ...]:
+    return tuple(Link(m.class_name, m.key, m.method, m.request_id) for m in chain)
+
+
 def error_to_pb(error: ErrorInfo | None) -> types_pb2.Error:
     """For the wire."""
     if error is None:
@@ -205,15 +217,7 @@ def error_to_pb(error: ErrorInfo | None) -> types_pb2.Error:
         data=error.data,
         traceback=error.traceback,
         retry_after_s=error.retry_after_s,
-        chain=[
-            types_pb2.ChainLink(
-                class_name=link.class_name,
-                key=link.key,
-                method=link.method,
-                request_id=link.request_id,
-            )
-            for link in error.chain
-        ],
+        chain=_chain_to_pb(error.chain),
         final=error.final,
     )
 
@@ -227,7 +231,7 @@ def error_from_pb(error: types_pb2.Error) -> ErrorInfo:
         error.data,
         error.traceback,
         error.retry_after_s,
-        tuple(Link(m.class_name, m.key, m.method, m.request_id) for m in error.chain),
+        _chain_from_pb(error.chain),
         error.final,
     )
 

@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from roost.adapters.operators import ask
-from roost.cli.output import fail, many, print_json, print_table, remote
+from roost.cli.output import fail, many, moment, print_json, print_table, remote
 from roost.cluster.ids import ranges
 from roost.errors import RoostError
 from roost.v1 import admin_pb2, admin_pb2_grpc
@@ -95,20 +95,20 @@ def _catching_up(
             yield f"store {short(store)} is away: {many(missing, 'entry', 'entries')} of {of} behind"
             continue
         rate = sum(one.entries_per_s for one in learning)
-        line = (
-            f"store {short(store)} is catching up with {many(len(learning), 'shard')}:"
-            f" {many(missing, 'entry', 'entries')} missing, {rate:,.0f}/s"
-        )
+        left = f", {_left(missing, rate)}"
         copied = [one for one in learning if one.snapshot_of]
         if copied:
             sent = sum(one.snapshot_bytes for one in copied)
             about = sum(one.snapshot_of for one in copied)
             speed = sum(one.bytes_per_s for one in copied)
-            line += (
+            left = (
                 f"; snapshots of {many(len(copied), 'shard')}: {_mb(sent)} of about {_mb(about)}"
+                f", {_mb(speed)}/s, {_left(about - sent, speed)}"
             )
-            line += f", {_mb(speed)}/s, {_left(about - sent, speed)}"
-        yield line + ("" if copied else f", {_left(missing, rate)}")
+        yield (
+            f"store {short(store)} is catching up with {many(len(learning), 'shard')}:"
+            f" {many(missing, 'entry', 'entries')} missing, {rate:,.0f}/s{left}"
+        )
 
 
 def _left(missing: float, rate: float) -> str:
@@ -124,16 +124,13 @@ def _audited(audits: Iterable[admin_pb2.ShardAudit]) -> Iterable[str]:
     found = list(audits)
     fine = [one for one in found if not (one.bad or one.differ)]
     if fine:
-        yield f"copies of {len(fine)} shards were compared and are equal, since {_time(min(one.at_ms for one in fine))}"
+        since = moment(min(one.at_ms for one in fine))
+        yield f"copies of {len(fine)} shards were compared and are equal, since {since}"
     for one in found:
         if one.bad or one.differ:
             stores = ", ".join(map(short, one.bad))
             which = f"is wrong ({stores})" if one.bad else "is wrong"
-            yield f"shard {one.shard}: a copy {which}, found {_time(one.at_ms)}: see `roost cluster events`"
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+            yield f"shard {one.shard}: a copy {which}, found {moment(one.at_ms)}: see `roost cluster events`"
 
 
 def _notes(node: admin_pb2.NodeInfo) -> Iterable[str]:
@@ -201,7 +198,7 @@ def _shard_notes(shard: admin_pb2.ShardInfo, audit: admin_pb2.ShardAudit | None)
     if shard.suspects:
         yield f"the copy at {' and '.join(map(short, shard.suspects))} was wrong, and is made anew"
     if audit is not None:
-        yield f"compared {_time(audit.at_ms)}"
+        yield f"compared {moment(audit.at_ms)}"
     if shard.pinned:
         yield f"moved to {short(shard.pinned)} by order"
 
@@ -337,7 +334,7 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
     print_table(
         ("epoch", "owner", "how", "why", "seen at"),
         [
-            (move.epoch, short(move.owner), move.how, move.why, _moment(move.seen_ms))
+            (move.epoch, short(move.owner), move.how, move.why, _local_time(move.seen_ms))
             for move in found.moves
         ],
     )
@@ -349,7 +346,7 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
         )
 
 
-def _moment(ms: int) -> str:
+def _local_time(ms: int) -> str:
     """In the time of this machine's zone."""
     if not ms:
         return "before it looked"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 
 from roost.adapters.transport import ObjectInfo
-from roost.cli.output import print_json, print_table, remote, run
+from roost.cli.output import moment, print_json, print_table, remote, run
 from roost.client import Cluster
 
 
@@ -43,7 +42,7 @@ def list_(
         print_table(
             ("class", "key", "bytes", "changed", "live"),
             [
-                (i.class_name, i.key, i.size_bytes, _time(i.changed_ms), "yes" if i.live else "")
+                (i.class_name, i.key, i.size_bytes, moment(i.changed_ms), "yes" if i.live else "")
                 for i in found
             ],
         )
@@ -72,8 +71,8 @@ def show(class_name: str, key: str, address: str, timeout: float, as_json: bool)
         info = detail.info
         rows: list[tuple[str, Any]] = [
             ("object", f"{info.class_name}/{info.key}"),
-            ("created", _time(info.created_ms)),
-            ("changed", _time(info.changed_ms)),
+            ("created", moment(info.created_ms)),
+            ("changed", moment(info.changed_ms)),
             ("bytes", info.size_bytes),
             ("version", info.version),
             ("live", "yes" if info.live else "no"),
@@ -121,7 +120,3 @@ def as_dict(info: ObjectInfo) -> dict[str, Any]:
         "owner": info.owner,
         "live": info.live,
     }
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +19,11 @@ from roost.wire.codec import encode_for_people
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_ADDRESS = "localhost:7400"
+
+
+def moment(ms: int) -> str:
+    """A time of ours, in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def many(count: int, what: str, plural: str = "") -> str:

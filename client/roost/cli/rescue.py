@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import click
 
 from roost.cli.cluster import as_dict, get, short
-from roost.cli.output import many, print_json, print_table, remote
+from roost.cli.output import many, moment, print_json, print_table, remote
 from roost.v1 import admin_pb2
 
 SHOWN = 20
@@ -110,7 +109,7 @@ def events(address: str, timeout: float, as_json: bool) -> None:
         ("at", "what", "by", "generation", "shards", "without"),
         [
             (
-                datetime.fromtimestamp(event.at_ms / 1000, UTC).isoformat(timespec="seconds"),
+                moment(event.at_ms),
                 event.what,
                 short(event.by),
                 event.generation or "",

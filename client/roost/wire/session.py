@@ -161,9 +161,7 @@ class CallSession:
             self._forget(waiting)
             is_late = isinstance(error, DeadlineExceededError) and error.took_effect == "no"
             if is_late and (waiting.is_unsure or waiting.why):
-                waiting.fail(
-                    _why_not(waiting)
-                )  # "no" was said of one attempt; a refusal tells more
+                waiting.fail(_why_not(waiting))  # "no" was said of one attempt
             else:
                 waiting.end(reply)
             return

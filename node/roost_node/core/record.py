@@ -68,9 +68,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
     nonce: int = 0  # makes a rewrite of the same record another value (O2)
     reborn: Epoch = Epoch(0)  # logs whose last epoch is below may differ from ours anywhere (M8)
     given_up_ms: int = 0  # server time: what became of calls first sent before it nobody knows (M8)
-    suspects: tuple[
-        StoreId, ...
-    ] = ()  # their state was found wrong: a snapshot before they count (M7)
+    suspects: tuple[StoreId, ...] = ()  # found wrong: a snapshot before they count (M7)
 
 
 class Wish(msgspec.Struct, frozen=True):

@@ -91,9 +91,7 @@ class Committer:
         """Take an entry; its outputs leave when it is durable."""
         if shard.replica is not None:
             shard.replica.on_appended(shard, entry)
-            self._add((shard, entry), after=SEND_TURNS)
-        else:
-            self._add((shard, entry))
+        self._add((shard, entry), after=0 if shard.replica is None else SEND_TURNS)
 
     def write(self, ops: Sequence[Op], done: Callable[[], None]) -> None:
         """Write something else, in order with the entries; `done` when it is durable."""

@@ -350,10 +350,10 @@ class Replicator:
         previous = order.previous_epoch
         while True:
             entries = self._entries(order.shard, first, order.last) if room > 0 else []
-            append = Append(
-                order.shard, order.epoch, first - 1, previous, tuple(entries), order.commit
+            self.peers.send(
+                order.peer,
+                Append(order.shard, order.epoch, first - 1, previous, tuple(entries), order.commit),
             )
-            self.peers.send(order.peer, append)
             first += len(entries)
             if first > order.last:
                 return

@@ -176,7 +176,7 @@ class Forwarder:
         link.outgoing = []
         self.counts.lost += len(attempts)
         for call, link_id in sorted(
-            ((call, link_id) for link_id, call in attempts.items()), key=lambda a: by_number(a[0])
+            ((call, link_id) for link_id, call in attempts.items()), key=lambda a: a[0].number
         ):
             call.is_unsure = True
             self._drop_attempt(call, link, link_id)

@@ -43,9 +43,7 @@ class Verdict(msgspec.Struct, frozen=True):
     compared: int = 0  # copies that were hashed
     differ: bool = False
     bad: tuple[StoreId, ...] = ()  # known to be wrong
-    unreadable: tuple[
-        StoreId, ...
-    ] = ()  # those of them, or of the undecided, that said so themselves
+    unreadable: tuple[StoreId, ...] = ()  # that said so themselves: bad ones, or undecided
 
     @property
     def is_alarm(self) -> bool:
