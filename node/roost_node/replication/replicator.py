@@ -371,7 +371,9 @@ class Replicator:
         for index in range(first, last + 1):
             entry = tail.get(index)
             if entry is None:
-                return found or self._log.entries(shard, first, last, PAGE_BYTES)
+                # Only what is older than all in memory: rows that are cut may still be on the disk.
+                older = min(last, min(tail, default=last + 1) - 1)
+                return found or self._log.entries(shard, first, older, PAGE_BYTES)
             found.append(entry)
             size += len(entry.body)
             if size >= PAGE_BYTES:
