@@ -14,7 +14,7 @@ import msgspec
 
 from roost.adapters.direct import Identity, direct_transport
 from roost.adapters.transport import Transport
-from roost.errors import RoostError
+from roost.errors import RoostError, UnavailableError
 from roost.wire.messages import Call, Cancel, Credit, Reply, Skip, ToClient
 from roost.wire.status import to_status
 from roost_node.host.call import Sink
@@ -47,16 +47,25 @@ class Neighbours:
         async with self._opening:
             if self._transport is None:
                 try:
-                    transport = direct_transport(
-                        self._addresses(), connect_timeout_s=CONNECT_S, who=self._who()
-                    )
-                    await transport.open(self)
+                    self._transport = await self._open()
                 except RoostError as error:
                     status, info = to_status(error)
                     sink.send(Reply(call.id, int(status), b"", 0, info))
-                    return None
-                self._transport = transport
         return self._transport
+
+    async def _open(self) -> Transport:
+        addresses = self._addresses()
+        if not addresses:  # they are known by the session, and so is who owns what
+            raise UnavailableError("this node has lost its session, and knows no other node now")
+        transport = direct_transport(addresses, connect_timeout_s=CONNECT_S, who=self._who())
+        try:
+            await transport.open(self)
+        except (
+            BaseException
+        ):  # also where the first caller is cancelled: the next one opens another
+            await transport.close()
+            raise
+        return transport
 
     def cancel(self, number: int) -> None:
         """Nobody waits for that call any more."""
