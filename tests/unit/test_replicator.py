@@ -21,6 +21,7 @@ from roost_node.core.record import (
     StoreId,
     Versioned,
 )
+from roost_node.core.replication.epochs import Shape
 from roost_node.core.replication.follower import Kept
 from roost_node.core.replication.messages import (
     Append,
@@ -30,6 +31,7 @@ from roost_node.core.replication.messages import (
     LogEntry,
     Register,
     Registered,
+    SnapshotBegin,
 )
 from roost_node.core.replication.replicas import Replicas
 from roost_node.host.host import Host
@@ -153,6 +155,34 @@ def test_a_state_gets_no_entry_that_was_cut_while_the_disk_is_behind(tmp_path: P
             running.cancel()
             node.disk.end()
             assert node.state() == EXPECTED
+        node.store.close()
+
+    asyncio.run(story())
+
+
+def test_a_copy_whose_snapshot_broke_off_gets_all_that_the_log_brings_it(tmp_path: Path) -> None:
+    """The owner sends a snapshot, the stream breaks; then its log, which goes back to the first entry."""
+
+    async def story() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            node = Restarted(tmp_path / "data", tasks)
+            replicator = node.replicator
+            stream = replicator.on_inbound(B, SessionId(2))
+            replicator.on_from_owner(B, stream, Register(SHARD, Epoch(2)))
+            shape = Shape(((Epoch(2), 1),), 9, 9)
+            replicator.on_from_owner(B, stream, SnapshotBegin(SHARD, Epoch(2), shape, b""))
+            replicator.on_inbound_lost(B, stream)
+            stream = replicator.on_inbound(B, SessionId(2))
+            replicator.on_from_owner(B, stream, Register(SHARD, Epoch(2)))
+            all_of_it = tuple(entry(index, 2) for index in range(1, 13))
+            append = Append(SHARD, Epoch(2), 0, Epoch(0), all_of_it, commit=12)
+            replicator.on_from_owner(B, stream, append)
+            await asyncio.sleep(0)
+            node.disk.end()
+            running = tasks.create_task(replicator.run())
+            await node.until(lambda: node.head() == 12)
+            running.cancel()
+            assert node.state() == [b"2/%d" % index for index in range(6, 13)]
         node.store.close()
 
     asyncio.run(story())

@@ -397,7 +397,9 @@ class Replicator:
             ops = wipe_ops(shard, kept)
         else:
             if order.mark is False:
-                self._applied[shard] = kept.commit
+                self._applied[shard] = (
+                    kept.shape.base
+                )  # what is committed besides comes from the log
             if order.cut >= 0:
                 for index in [i for i in tail if i > order.cut]:
                     del tail[index]
