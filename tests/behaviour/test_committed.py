@@ -13,7 +13,9 @@ from roost import DurableObject
 from roost.cluster.ids import request_id
 from roost.errors import CorruptionError
 from roost.wire.messages import Query, Status
+from roost_node.core.log import Entry, Rows
 from roost_node.host import catalog
+from roost_node.host.shard import Shard
 from roost_node.storage import layout
 from roost_node.storage.memory import MemoryStore
 
@@ -67,6 +69,39 @@ def test_nothing_that_is_still_being_flushed_is_shown_or_listed() -> None:
             assert detail is not None
             assert detail.fields_json == '{"count":1}'
             assert len((await listed)[0]) == 3
+
+    play(scenario())
+
+
+class Behind:
+    """Of a shard with copies: what is committed comes into the state later (`Replicator`)."""
+
+    def on_appended(self, shard: Shard, entry: Entry) -> None: ...
+
+    def rows(self, shard: Shard, entries: list[Entry]) -> Rows:
+        return {}
+
+    def on_durable(self, shard: Shard, index: int) -> None:
+        shard.leave(shard.gate.on_committed(index))
+
+
+def test_what_a_caller_was_told_is_shown_and_listed_though_the_state_is_behind() -> None:
+    async def scenario() -> None:
+        store = MemoryStore(shards=1)
+        async with hosting(Count, store=store) as host:
+            host.shard_of("Count", "b", host.now_ms()).replica = Behind()
+            inbox = Inbox()
+            for number, key in enumerate("ba"):
+                host.submit(a_call(host, number, "Count", key, "add"), inbox)
+                assert (await inbox.reply(number)).status == 0
+            detail = await catalog.show_object(host, "Count", "a")
+            assert detail is not None
+            assert detail.fields_json == '{"count":1}'
+            page, token = await catalog.list_objects(host, "Count", "", 1, b"")
+            assert [info.key for info in page] == ["a"]
+            page, _ = await catalog.list_objects(host, "Count", "", 2, token)
+            assert [info.key for info in page] == ["b"]
+            assert await catalog.list_objects(host, "Count", "c", 2, b"") == ([], b"")
 
     play(scenario())
 

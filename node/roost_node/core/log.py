@@ -205,6 +205,11 @@ class ShardLog:
         """What `group` wrote that may not be in the state yet."""
         return self._groups.get(group)
 
+    def younger(self, start: bytes, end: bytes) -> dict[bytes, bytes | None]:
+        """Rows of [start, end) that may not be in the state yet, whoever wrote them; no range delete."""
+        groups = self._groups.values()
+        return {k: v for group in groups for k, v in group.rows.items() if start <= k < end}
+
 
 class Group(msgspec.Struct):
     """Rows of one object in entries that may not be in the state yet: they go before it (L4)."""

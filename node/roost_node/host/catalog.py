@@ -1,7 +1,8 @@
 """What is stored: listing objects, showing one.
 
-The state is read as it is, with batches in it that are still being flushed; so what was found waits, like
-every output, until all that it could have seen is committed (R3).
+Entries that are not in the state yet count, as they do for calls: their callers may have been answered, and
+the state of a shard with copies comes later. So what was found waits, like every output, until all that it could
+have seen is committed (R3).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ async def list_objects(
 ) -> tuple[list[ObjectInfo], bytes]:
     """A page of the catalog, ordered by shard, then class and key; and the token of the next page.
 
-    Committed state only: an object whose first entry has not been written is not listed yet.
+    Committed state only: an object whose first entry is under way is waited for.
     """
     found = _list_objects(host, class_name, prefix, limit, page_token)
     await _committed(host, host.objects.shards())
@@ -51,9 +52,12 @@ def _list_objects(
         if len(page_token) < 3:
             raise InvalidArgumentError("that is not a page token of this server")
         first, start = int.from_bytes(page_token[:2], "big"), page_token + b"\0"
-    for shard in sorted(s for s in host.ownership.owned() if s >= first):
-        low, high = layout.objects_range(shard, class_name, prefix)
-        for key, raw in host.store.iterate(max(low, start), high):
+    opened = {shard.id: shard for shard in host.objects.shards()}
+    for number in sorted(s for s in host.ownership.owned() if s >= first):
+        low, high = layout.objects_range(number, class_name, prefix)
+        shard = opened.get(number)
+        read = shard.records if shard is not None else host.store.iterate
+        for key, raw in read(max(low, start), high):
             page.append(_info(host, key, raw, position=key))
             if len(page) == limit:
                 return page, key
@@ -65,19 +69,19 @@ async def show_object(host: Host, class_name: str, key: str) -> ObjectDetail | N
     check_key(key)
     shard = host.shard_of(class_name, key, host.now_ms())
     group = layout.object_id(class_name, key)
-    raw = host.store.get(layout.record_key(shard.id, group))
+    raw = shard.get(group, layout.record_key(shard.id, group))
     if raw is None:
         await _committed(host, [shard])
         return None
     record = records.decode_object(raw)
     fields = {name: _value(raw) for name, raw in record.fields.items()}
     for name in record.large:
-        large = host.store.get(layout.field_key(shard.id, group, name))
+        large = shard.get(group, layout.field_key(shard.id, group, name))
         if large is not None:
             fields[name] = _value(large)
     info = _info(host, layout.record_key(shard.id, group), raw)
     rows = 0
-    for rows, _ in enumerate(host.store.iterate(*layout.rows_range(shard.id, group)), 1):
+    for rows, _ in enumerate(shard.scan(group, *layout.rows_range(shard.id, group), {}), 1):
         if rows % ROWS_AT_ONCE == 0:
             await asyncio.sleep(0)  # there may be millions
     await _committed(host, [shard])

@@ -171,6 +171,12 @@ class Shard:
             return stored
         return _merge(stored, younger, reverse)
 
+    def records(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Records of objects in [start, end) as of now: appended entries before the state."""
+        younger = self.log.younger(start, end)
+        stored = self._store.iterate(start, end)
+        return _merge(stored, younger, reverse=False) if younger else stored
+
 
 def _merge(
     stored: Iterator[tuple[bytes, bytes]], younger: dict[bytes, bytes | None], reverse: bool
