@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from roost.cluster.ids import HASH_NAME, ShardId
 from roost_node.core.log import Entry, Op
 from roost_node.core.record import (
@@ -94,6 +96,7 @@ class Restarted:
         self.now_ms = 100_000
         self.disk = Disk(self.store)
         self.sent: list[FromOwner] = []
+        self.died: list[BaseException] = []
         self.replicas = Replicas(A, log.load(), 0, min_in_sync=1)
         host = SimpleNamespace(
             committer=self.disk,
@@ -111,7 +114,7 @@ class Restarted:
             cast("Records", SimpleNamespace(read_soon=lambda: 0, finished=0)),
             tasks,
             lambda: self.now_ms,
-            self._die,
+            self.died.append,
         )
         self.replicator.peers = cast(
             "Peers",
@@ -123,13 +126,32 @@ class Restarted:
             ),
         )
 
-    def _die(self, error: BaseException) -> None:
-        raise error
-
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
             while not condition():
+                assert not self.died
                 await asyncio.sleep(0)
+
+    async def adopts(self) -> None:
+        """It is promoted, b has a longer log, of which it fetches the rest: next it opens the epoch."""
+        replicator = self.replicator
+        replicator.on_session(SessionId(1))
+        sessions = {s: SessionInfo(s, SessionId(n), s) for n, s in enumerate((A, B), 1)}
+        record = ShardRecord(Epoch(3), A, SessionId(1), How.FAILOVER, (A, B))
+        replicator.on_link(B)
+        found = Map(7, CONFIG, sessions, {}, {SHARD: Versioned(7, record)})
+        replicator.on_map(found, self.now_ms)
+        await self.until(lambda: SHARD in self.replicas.owners)
+        await asyncio.sleep(0)
+        self.disk.end()
+        await self.until(lambda: Register(SHARD, Epoch(3)) in self.sent)
+        longest = self.replicas.kept_of(SHARD).shape.cut(7)
+        younger = tuple(entry(index, 2) for index in range(8, 13))
+        for each in younger:
+            longest = longest.extended(each.epoch, each.index)
+        replicator.on_from_follower(B, Registered(SHARD, Epoch(3), longest))
+        await self.until(lambda: Fetch(SHARD, Epoch(3), 7) in self.sent)
+        replicator.on_from_follower(B, Fetched(SHARD, Epoch(3), younger))
 
     def state(self) -> list[bytes | None]:
         return [self.store.get(KEY + b"%d" % index) for index in range(6, 13)]
@@ -194,29 +216,33 @@ def test_a_new_owner_takes_no_entry_that_it_has_replaced(tmp_path: Path) -> None
     async def story() -> None:
         async with asyncio.TaskGroup() as tasks:
             node = Restarted(tmp_path / "data", tasks)
-            replicator = node.replicator
-            replicator.on_session(SessionId(1))
-            sessions = {s: SessionInfo(s, SessionId(n), s) for n, s in enumerate((A, B), 1)}
-            record = ShardRecord(Epoch(3), A, SessionId(1), How.FAILOVER, (A, B))
-            replicator.on_link(B)
-            found = Map(7, CONFIG, sessions, {}, {SHARD: Versioned(7, record)})
-            replicator.on_map(found, node.now_ms)
-            await node.until(lambda: SHARD in node.replicas.owners)
-            await asyncio.sleep(0)
-            node.disk.end()
-            await node.until(lambda: Register(SHARD, Epoch(3)) in node.sent)
-            longest = node.replicas.kept_of(SHARD).shape.cut(7)
-            younger = tuple(entry(index, 2) for index in range(8, 13))
-            for each in younger:
-                longest = longest.extended(each.epoch, each.index)
-            replicator.on_from_follower(B, Registered(SHARD, Epoch(3), longest))
-            await node.until(lambda: Fetch(SHARD, Epoch(3), 7) in node.sent)
-            replicator.on_from_follower(B, Fetched(SHARD, Epoch(3), younger))
-            await node.until(replicator.shards)
+            await node.adopts()
+            await node.until(node.replicator.shards)
             rows = {KEY + b"%d" % index: value for index, value in enumerate(EXPECTED, 6)}
-            group = replicator.shards()[SHARD].log.group(GROUP)
+            group = node.replicator.shards()[SHARD].log.group(GROUP)
             assert group is not None
             assert {key: group.get(key) for key in rows} == rows
+        node.store.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("is_deposed", [False, True])
+def test_a_shard_that_is_lost_right_before_it_opens_ends_nobody(
+    tmp_path: Path, is_deposed: bool
+) -> None:
+    async def story() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            node = Restarted(tmp_path / "data", tasks)
+            await node.adopts()
+            if is_deposed:
+                stream = node.replicator.on_inbound(B, SessionId(2))
+                node.replicator.on_from_owner(B, stream, Register(SHARD, Epoch(4)))
+            else:
+                node.replicator.on_session_lost()
+            await asyncio.sleep(0)
+            assert not node.died
+            assert not node.replicator.shards()
         node.store.close()
 
     asyncio.run(story())

@@ -312,7 +312,8 @@ class Replicator:
                     send_snapshot(self._log, self.peers, self.replicas, peer, shard, epoch)
                 )
             case effects.OpenEpoch(shard, epoch, end):
-                self._open(shard, epoch, end)
+                if self._owns(shard, epoch):
+                    self._open(shard, epoch, end)
             case effects.StartServing(shard, epoch):
                 self._announcements.add("serving shard", shard, epoch)
                 opened = self._shards[shard]
@@ -321,11 +322,12 @@ class Replicator:
                 self._tasks.create_task(self._stop_calls(self._shards[shard], epoch))
             case effects.FallSilent(shard, _):
                 self._shards[shard].gate.close()
-            case effects.ResumeCalls(shard, _):
-                resumed = self._shards[shard]
-                resumed.refusal = None
-                if self.replicas.owners[shard].is_serving(self._now_ms()):
-                    resumed.leave(resumed.gate.open())
+            case effects.ResumeCalls(shard, epoch):
+                if self._owns(shard, epoch):
+                    resumed = self._shards[shard]
+                    resumed.refusal = None
+                    if self.replicas.owners[shard].is_serving(self._now_ms()):
+                        resumed.leave(resumed.gate.open())
             case effects.LoseShard(shard, epoch):
                 self._lose(shard, epoch)
             case effects.Moved(shard, versioned):
@@ -345,6 +347,11 @@ class Replicator:
                     extra={"shard": shard, "store": peer, "index": index},
                 )
 
+    def _owns(self, shard: ShardId, epoch: Epoch) -> bool:
+        """Still? An order may be carried out after its shard was lost, in the same turn of the loop."""
+        owner = self.replicas.owners.get(shard)
+        return owner is not None and owner.epoch == epoch
+
     def _send_entries(self, order: effects.SendEntries) -> None:
         first, room = order.first, UNSENT_BYTES_MAX - self.peers.pending_bytes(order.peer)
         previous = order.previous_epoch
@@ -358,7 +365,8 @@ class Replicator:
             if first > order.last:
                 return
             if not entries:
-                self.replicas.owners[order.shard].on_sent_only(order.peer, first - 1)
+                if self._owns(order.shard, order.epoch):
+                    self.replicas.owners[order.shard].on_sent_only(order.peer, first - 1)
                 return
             previous = entries[-1].epoch
             room -= sum(len(entry.body) for entry in entries)
