@@ -50,11 +50,18 @@ def find_etcd() -> str | None:
     return None
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """One that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody uses now, and that was not given before: who asked for that may not have bound it yet."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 class Process:

@@ -42,11 +42,16 @@ class Up:
 
     async def until(self, pattern: str, count: int = 1) -> list[str]:
         """Wait until that many lines match; the part that matters of each."""
-        async with asyncio.timeout(END_S):
-            while (
-                len(found := [m for line in self.lines if (m := re.search(pattern, line))]) < count
-            ):
-                await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(END_S):
+                while len(found := self._find(pattern)) < count:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"no {pattern!r} in\n" + "".join(self.lines[-200:])) from None
+        return found
+
+    def _find(self, pattern: str) -> list[str]:
+        found = [m for line in self.lines if (m := re.search(pattern, line))]
         return [m.group(1) if m.groups() else m.group(0) for m in found]
 
     def stop(self) -> int:
