@@ -83,6 +83,17 @@ def test_an_owner_at_the_highest_epoch_keeps_its_shard_with_its_own_members() ->
     assert (swap.record.owner, swap.record.in_sync) == (C, (C,))
 
 
+def test_a_copy_that_was_found_wrong_is_taken_only_where_there_is_no_other() -> None:
+    found = the_map(A, B, C)
+    suspected = msgspec.structs.replace(found.shards[ONE].record, in_sync=(A,), suspects=(B, C))
+    found = msgspec.structs.replace(found, shards={ONE: Versioned(70, suspected)})
+    copies = {A: {ONE: copy(4, 4, 80)}, B: {ONE: copy(4, 4, 80)}, C: {ONE: copy(4, 4, 90)}}
+    (swap,) = recovered(found, copies, left_out=False, now_ms=NOW_MS)
+    assert (swap.record.in_sync, swap.record.suspects) == ((A,), (B, C))
+    (swap,) = given_up(found, {B: copies[B], C: copies[C]}, [ONE], NOW_MS)
+    assert (swap.record.in_sync, swap.record.suspects) == ((C,), (B,)), "better than nothing"
+
+
 def test_a_shard_that_etcd_forgot_gets_its_record_back() -> None:
     found = msgspec.structs.replace(the_map(A, B), shards={})
     copies = {A: {TWO: copy(3, 3, 10)}, B: {TWO: Copy(Epoch(3))}}

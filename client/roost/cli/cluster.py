@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Iterable
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -23,6 +22,8 @@ SHORT = 8
 """Digits of a store's id in tables: enough to tell stores apart, and taken in every command."""
 
 MOVES_SHOWN = 20
+LEAVING = ("draining", "gone")
+"""What is no place for copies."""
 
 
 def get(
@@ -69,6 +70,12 @@ def status(address: str, timeout: float, as_json: bool) -> None:
     )
     states = [f"{count:,} {state}" for state, count in found.states.items()]
     click.echo(f"\n{many(found.shards, 'shard')}: {', '.join(states)}")
+    staying = sum(node.standing not in LEAVING for node in found.nodes)
+    if staying < found.replicas:
+        click.echo(
+            f"{many(staying, 'store')} may hold copies, so a shard has no more of the"
+            f" {found.replicas} that are wanted: add a node"
+        )
     for store, count in found.waits_for.items():
         click.echo(f"{many(count, 'shard waits', 'shards wait')} for store {store}")
     away = {node.store_id for node in found.nodes if node.standing == "away"}
@@ -125,7 +132,8 @@ def _audited(audits: Iterable[admin_pb2.ShardAudit]) -> Iterable[str]:
     fine = [one for one in found if not (one.bad or one.differ)]
     if fine:
         since = moment(min(one.at_ms for one in fine))
-        yield f"copies of {len(fine)} shards were compared and are equal, since {since}"
+        those = many(len(fine), "shard")
+        yield f"copies of {those} were compared, and are equal, none of it before {since}"
     for one in found:
         if one.bad or one.differ:
             stores = ", ".join(map(short, one.bad))
@@ -334,7 +342,7 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
     print_table(
         ("epoch", "owner", "how", "why", "seen at"),
         [
-            (move.epoch, short(move.owner), move.how, move.why, _local_time(move.seen_ms))
+            (move.epoch, short(move.owner), move.how, move.why, _seen(move.seen_ms))
             for move in found.moves
         ],
     )
@@ -346,11 +354,8 @@ def explain(class_name: str, key: str, address: str, timeout: float, as_json: bo
         )
 
 
-def _local_time(ms: int) -> str:
-    """In the time of this machine's zone."""
-    if not ms:
-        return "before it looked"
-    return datetime.fromtimestamp(ms / 1000, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _seen(ms: int) -> str:
+    return moment(ms) if ms else "before it looked"
 
 
 def _memory(found: admin_pb2.ExplainReply) -> str:

@@ -93,7 +93,7 @@ def given_up(found: Map, copies: Copies, shards: Iterable[ShardId], now_ms: int)
     """
     swaps = []
     for turn, shard in enumerate(sorted(shards)):
-        best = _best(copies, shard) or [sorted(found.sessions)[turn % len(found.sessions)]]
+        best = _best(found, copies, shard) or [sorted(found.sessions)[turn % len(found.sessions)]]
         record = _record(found, copies, shard, best[0], (best[0],))
         record = msgspec.structs.replace(record, reborn=record.epoch, given_up_ms=now_ms)
         swaps.append(Swap(shard, _revision(found, shard), record))
@@ -101,7 +101,7 @@ def given_up(found: Map, copies: Copies, shards: Iterable[ShardId], now_ms: int)
 
 
 def _recovered(found: Map, copies: Copies, shard: ShardId) -> ShardRecord | None:
-    best = _best(copies, shard)
+    best = _best(found, copies, shard)
     if not best:
         return None  # nobody has written to it: the controller's business
     highest = max(held[shard].seen for held in copies.values() if shard in held)
@@ -114,14 +114,21 @@ def _recovered(found: Map, copies: Copies, shard: ShardId) -> ShardRecord | None
     return _record(found, copies, shard, best[0], tuple(best))
 
 
-def _best(copies: Copies, shard: ShardId) -> list[StoreId]:
-    """Those that have the most, all the same."""
+def _best(found: Map, copies: Copies, shard: ShardId) -> list[StoreId]:
+    """Those that have the most, all the same; of those found wrong (M7) one only where there is no other."""
     ranks = {
         store: held[shard].rank
         for store, held in copies.items()
         if shard in held and held[shard].end > 0
     }
+    suspects = _suspects(found, shard)
+    ranks = {store: rank for store, rank in ranks.items() if store not in suspects} or ranks
     return sorted(store for store, rank in ranks.items() if rank == max(ranks.values()))
+
+
+def _suspects(found: Map, shard: ShardId) -> tuple[StoreId, ...]:
+    versioned = found.shards.get(shard)
+    return versioned.record.suspects if versioned is not None else ()
 
 
 def _record(
@@ -140,6 +147,7 @@ def _record(
         previous=old.session if old is not None else NO_SESSION,
         reborn=old.reborn if old is not None else Epoch(0),
         given_up_ms=old.given_up_ms if old is not None else 0,
+        suspects=tuple(store for store in _suspects(found, shard) if store not in members),
     )
 
 

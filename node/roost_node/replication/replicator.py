@@ -531,8 +531,8 @@ class Replicator:
         elif shard.write_refusal is None:
             count = len(owner.members.record.in_sync)
             shard.write_refusal = UnavailableError(
-                f"shard {shard.id} has {count} copies in sync, at least "
-                f"{self.replicas.min_in_sync} for writes (min_in_sync): another is on its way"
+                f"shard {shard.id}: copies in sync: {count}, and writes need "
+                f"{self.replicas.min_in_sync} (min_in_sync): start the missing nodes, or wait until one has caught up"
             )
 
     # -- time ------------------------------------------------------------------------------
