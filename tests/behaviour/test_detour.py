@@ -14,8 +14,8 @@ import roost
 from behaviour.test_router_nodes import SHARDS, PretendedCluster, ask, owners
 from cluster.wire import Wire, wire_to
 from roost.adapters import channel
-from roost.adapters.channel import RELAY_METHOD, RELAY_TO
-from roost.adapters.serving import OPTIONS
+from roost.adapters.channel import RELAY_METHOD, RELAY_TO, SECRET, SESSION_METHOD
+from roost.adapters.serving import OPTIONS, metadata_of
 from roost.v1 import objects_pb2
 from roost_node.relay import RELAYS_MAX, Relay
 from roost_router.config import Limits
@@ -175,6 +175,87 @@ def test_a_refusal_by_the_node_itself_comes_through_as_it_is() -> None:
                     await stream.read()
             assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert failed.value.details() == "not with you"
+
+    asyncio.run(asyncio.wait_for(story(), WAIT_S))
+
+
+class Far:
+    """A node behind a relay: it reads only when told to, and keeps the secret that it was shown."""
+
+    def __init__(self) -> None:
+        self.may_read = asyncio.Event()
+        self.read_bytes = 0
+        self.secrets: list[str | None] = []
+
+    async def session(self, _requests: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[type-arg]
+        self.secrets.append(metadata_of(context).get(SECRET))
+        await self.may_read.wait()
+        while isinstance(raw := await context.read(), bytes):
+            self.read_bytes += len(raw)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+            self.session
+        )
+        _, service, method = SESSION_METHOD.split("/")
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {method: handler}),)
+        )
+
+
+@contextlib.asynccontextmanager
+async def far_behind_a_relay() -> AsyncIterator[tuple[Far, grpc.aio.Channel, tuple[str, str]]]:
+    """The node, a channel to the relay, and the metadata that leads on."""
+    far = Far()
+    behind, front = (grpc.aio.server(options=OPTIONS) for _ in range(2))
+    far.add_to(behind)
+    address = f"127.0.0.1:{behind.add_insecure_port('127.0.0.1:0')}"
+    Relay(lambda: [address]).add_to(front)
+    target = f"127.0.0.1:{front.add_insecure_port('127.0.0.1:0')}"
+    await behind.start()
+    await front.start()
+    try:
+        async with grpc.aio.insecure_channel(target, options=channel.OPTIONS) as there:
+            yield far, there, (RELAY_TO, address)
+    finally:
+        await front.stop(0)
+        await behind.stop(0)
+
+
+def test_a_node_that_does_not_read_holds_up_whoever_writes_to_it_by_a_detour() -> None:
+    frames, size = 1_000, 65_536
+
+    async def story() -> None:
+        async with far_behind_a_relay() as (far, there, to):
+            method: Method = there.stream_stream(RELAY_METHOD)
+            stream = method(metadata=(to,))
+
+            async def write() -> None:
+                for _ in range(frames):
+                    await stream.write(bytes(size))
+
+            writing = asyncio.create_task(write())
+            await asyncio.wait((writing,), timeout=3)
+            assert not writing.done(), "64 MB are on their way to somebody who took nothing"
+            far.may_read.set()
+            await writing
+            while far.read_bytes < frames * size:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(story(), WAIT_S))
+
+
+def test_a_relay_shows_the_secret_of_whoever_comes_and_never_its_own() -> None:
+    async def story() -> None:
+        async with far_behind_a_relay() as (far, there, to):
+            method: Method = there.stream_stream(RELAY_METHOD)
+            for metadata in ((to,), (to, (SECRET, "abc")), (to, ("authorization", "x"))):
+                before = len(far.secrets)
+                stream = method(metadata=metadata)
+                while len(far.secrets) == before:
+                    await asyncio.sleep(0.01)
+                stream.cancel()
+            assert far.secrets == [None, "abc", None]
 
     asyncio.run(asyncio.wait_for(story(), WAIT_S))
 
