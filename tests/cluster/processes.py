@@ -76,15 +76,20 @@ class Processes:
         return (self.folder / f"{name}.log").read_text()
 
     def close(self) -> None:
-        """End all at once: a node whose supervisor is killed would stop in order."""
+        """End all at once: a node whose supervisor is killed would stop in order, so it is frozen first."""
+        frozen = []
         for name in self._processes:
-            for pid in re.findall(r"node started  pid=(\d+)", self.log(name))[-1:]:
+            for pid in map(int, re.findall(r"node started  pid=(\d+)", self.log(name))[-1:]):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGSTOP)
+                    os.kill(pid, signal.SIGSTOP)
+                    frozen.append(pid)
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
             process.wait()
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -81,6 +81,17 @@ def test_a_shard_is_in_the_worst_state_that_is_true() -> None:
     assert state(msgspec.structs.replace(town.map, shards=shards)) is ShardState.MISSING
 
 
+def test_shards_that_only_a_founder_can_begin_wait_for_it() -> None:
+    found = settled().map
+    config = msgspec.structs.replace(found.config, founder=D)
+    shards = {shard: record for shard, record in found.shards.items() if shard != SEVEN}
+    found = msgspec.structs.replace(found, config=config, shards=shards)
+    seen = overview(found, None)
+    assert (seen.shards[SEVEN].state, seen.waits_for()) == (ShardState.MISSING, {D: 1})
+    there = {**found.sessions, D: SessionInfo(D, SessionId(99), "")}
+    assert overview(msgspec.structs.replace(found, sessions=there), None).waits_for() == {}
+
+
 def test_an_owner_s_older_session_owns_nothing() -> None:
     town = settled()
     town.restart("s00")

@@ -188,7 +188,11 @@ def _shard(found: Map, places: dict[StoreId, Place], shard: ShardId) -> ShardVie
     versioned, wish = found.shards.get(shard), found.wishes.get(shard)
     record = versioned.record if versioned is not None else None
     state = _state(found, places, record, wish)
-    waits_for = record.in_sync if record is not None and state is ShardState.WAITING else ()
+    waits_for: tuple[StoreId, ...] = ()
+    if record is None and found.config.founder and found.config.founder not in found.sessions:
+        waits_for = (found.config.founder,)  # whose disk may have it
+    elif record is not None and state is ShardState.WAITING:
+        waits_for = record.in_sync
     return ShardView(shard, state, record, wish, found.pins.get(shard), waits_for)
 
 
