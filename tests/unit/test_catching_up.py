@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from roost.cli.cluster import _catching_up
+from roost.cli.status import _catching_up, _moving
 from roost.cluster.ids import ShardId, ranges
 from roost.v1 import admin_pb2
 from roost_node.core.overview import Behind
@@ -97,3 +97,24 @@ def test_a_store_that_is_away_is_not_said_to_catch_up() -> None:
 def test_shards_are_named_inranges() -> None:
     assert ranges([9, 0, 1, 2, 3, 7, 10, 1]) == "0-3, 7, 9-10"
     assert ranges([]) == ""
+
+
+def test_moves_are_shown_by_how_far_they_are() -> None:
+    def moving(owner: str, in_sync: str, wished: str, begun: bool = True) -> admin_pb2.ShardInfo:
+        return admin_pb2.ShardInfo(
+            owner=owner, in_sync=in_sync, wished_owner=wished[0], wished=wished, begun=begun
+        )
+
+    shards = [
+        moving("a", "abc", "dbc", begun=False),
+        moving("a", "abc", "dbc"),
+        moving("b", "abc", "dbc"),
+        moving("a", "abcd", "dbc"),
+        moving("d", "abcd", "dbc"),
+    ]
+    assert list(_moving(shards)) == [
+        "2 shards on the move: copied to d",
+        "1 shard on the move: handed over to d",
+        "1 shard on the move: old copies are let go",
+        "1 shard on the move: waiting for others to arrive",
+    ]

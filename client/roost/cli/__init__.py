@@ -54,7 +54,7 @@ class _Commands(click.Group):
 def build() -> click.Group:
     """The command with all that is installed."""
     from roost import __version__
-    from roost.cli import bench, calls, cluster, health, objects, rescue
+    from roost.cli import bench, calls, cluster, health, objects, rescue, status
 
     group = _Commands(
         "roost",
@@ -64,7 +64,7 @@ def build() -> click.Group:
     click.version_option(__version__, prog_name="roost")(group)
     for command in (
         *(calls.call, objects.objects, bench.bench, health.health),
-        *(cluster.status, cluster.shards, cluster.plan, cluster.explain),
+        *(status.status, cluster.shards, cluster.plan, cluster.explain),
         *(cluster.drain, cluster.move, rescue.cluster),
     ):
         group.add_command(command)
