@@ -41,7 +41,7 @@ from roost_node.host.shard import Shard
 from roost_node.replication.bodies import encode_entry
 from roost_node.replication.peers import Peers
 from roost_node.replication.records import Records
-from roost_node.replication.replicator import Replicator
+from roost_node.replication.replicator import Audience, Replicator
 from roost_node.storage import layout, records
 from roost_node.storage.replica_log import ReplicaLog, append_ops, fact_op
 from roost_node.storage.rocks import RocksStore
@@ -97,6 +97,7 @@ class Restarted:
         self.disk = Disk(self.store)
         self.sent: list[FromOwner] = []
         self.died: list[BaseException] = []
+        self.closed: list[Shard] = []
         self.replicas = Replicas(A, log.load(), 0, min_in_sync=1)
         host = SimpleNamespace(
             committer=self.disk,
@@ -104,7 +105,7 @@ class Restarted:
             limits=SimpleNamespace(audit_bytes_per_s=0, kept_bytes_max=2**20),
             now_ms=lambda: self.now_ms,
             loop=asyncio.get_running_loop(),
-            objects=SimpleNamespace(open_shard=lambda _: None),
+            objects=SimpleNamespace(open_shard=lambda _: None, close_shard=self.closed.append),
         )
         self.replicator = Replicator(
             cast("Host", host),
@@ -115,6 +116,9 @@ class Restarted:
             tasks,
             lambda: self.now_ms,
             self.died.append,
+        )
+        self.replicator.audience = cast(
+            "Audience", SimpleNamespace(on_record=lambda *_, **__: None)
         )
         self.replicator.peers = cast(
             "Peers",
@@ -243,6 +247,35 @@ def test_a_shard_that_is_lost_right_before_it_opens_ends_nobody(
             await asyncio.sleep(0)
             assert not node.died
             assert not node.replicator.shards()
+        node.store.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("by_map", [False, True])
+def test_the_calls_of_a_shard_that_is_lost_end_before_any_of_them_goes_on(
+    tmp_path: Path, by_map: bool
+) -> None:
+    """One that made an entry now, in the same turn of the loop, would make it for nobody."""
+
+    async def story() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            node = Restarted(tmp_path / "data", tasks)
+            await node.adopts()
+            await node.until(node.replicator.shards)
+            (shard,) = node.replicator.shards().values()
+            if by_map:
+                record = ShardRecord(Epoch(4), B, SessionId(2), How.FAILOVER, (A, B))
+                found = Map(8, CONFIG, node.replicas.sessions, {}, {SHARD: Versioned(8, record)})
+                node.replicator.on_map(found, node.now_ms)
+            else:
+                stream = node.replicator.on_inbound(B, SessionId(2))
+                node.replicator.on_from_owner(B, stream, Register(SHARD, Epoch(4)))
+            if not node.closed:
+                node.disk.add(shard, shard.log.append(GROUP, {KEY: b"late"}, node.now_ms))
+            assert node.closed == [shard]
+            await asyncio.sleep(0)
+            assert not node.died
         node.store.close()
 
     asyncio.run(story())

@@ -267,7 +267,9 @@ class Replicator:
     # -- effects ---------------------------------------------------------------------------
 
     def _soon(self) -> None:
-        if not self._scheduled and not self._closed:
+        if self.replicas.has_lost:
+            self._carry_out_or_die()
+        elif not self._scheduled and not self._closed:
             self._scheduled = True
             self._loop.call_soon(self._carry_out_or_die)
 

@@ -110,6 +110,7 @@ class Replicas:
         self.etcd_ms = -(1 << 62)
         self._lease_ms = lease_ms
         self._effects: list[Effect] = []
+        self.has_lost = False  # a shard: that is to be carried out before a call of it goes on
         self._covers: dict[StoreId, PeerCover] = {}
         self._links: set[StoreId] = set()  # our streams that are open
         self._inbound: dict[StoreId, Inbound] = {}
@@ -134,6 +135,7 @@ class Replicas:
     def take_effects(self) -> list[Effect]:
         """What is to be done, in order."""
         taken, self._effects = self._effects, []
+        self.has_lost = False
         return taken
 
     def cover_of(self, peer: StoreId) -> PeerCover:
@@ -308,6 +310,7 @@ class Replicas:
             self.cover_of(peer).forget(shard)
         self.kept_of(shard).commit = max(self.kept_of(shard).commit, owner.commit)
         self.emit(effects.LoseShard(shard, owner.epoch))
+        self.has_lost = True
 
     # -- writes ----------------------------------------------------------------------------
 
