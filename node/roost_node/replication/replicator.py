@@ -167,10 +167,12 @@ class Replicator:
         self._soon()
 
     def rows(self, shard: Shard, entries: list[Entry]) -> Rows:
-        """Log rows."""
+        """Log rows, but for those of entries that a new owner has cut meanwhile: that is ordered after these."""
         shard_id = ShardId(shard.id)
         tail = self._tails[shard_id]
-        ops = append_ops(shard_id, -1, [tail[e.index] for e in entries])
+        made = (tail.get(e.index) for e in entries)
+        kept = [entry for entry in made if entry is not None and entry.epoch == shard.log.epoch]
+        ops = append_ops(shard_id, -1, kept)
         return {op[0]: op[1] for op in ops if isinstance(op, tuple)}
 
     def on_durable(self, shard: Shard, index: int) -> None:
