@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
+import roost
 from behaviour.hosting import Inbox, a_call, hosting, play
 from roost import DurableObject
 from roost.cluster.ids import shard_of
-from roost.errors import NotOwnerError, OutcomeUnknownError
+from roost.errors import (
+    DeadlineExceededError,
+    NotOwnerError,
+    OutcomeUnknownError,
+    OverloadedError,
+    RoostError,
+    UnavailableError,
+)
 from roost.wire.messages import Call, Reply, Skip
 from roost.wire.status import to_status
 from roost_node.host.call import Sink
@@ -19,6 +28,13 @@ from roost_node.host.shard import Shard
 class Parent(DurableObject):
     async def ask(self) -> int:
         return await self.ctx.object(Child, "child").add()
+
+    async def ask_in_a_hurry(self) -> str:
+        try:
+            await roost.options(self.ctx.object(Child, "child"), timeout=0.2).add()
+        except RoostError as error:
+            return error.took_effect
+        raise AssertionError("nobody answers it")
 
 
 class Child(DurableObject):
@@ -73,5 +89,48 @@ def test_a_child_call_whose_owner_is_deposed_is_asked_again() -> None:
             assert msgspec.msgpack.decode(reply.payload) == 7
             first, second = owners.asked
             assert first.request_id == second.request_id
+
+    play(scenario())
+
+
+class Refusing(Owners):
+    """After the first one was deposed, those that come next take nothing."""
+
+    def __init__(self, refusals: list[RoostError]) -> None:
+        super().__init__()
+        self._refusals = refusals
+
+    async def send(self, call: Call, sink: Sink) -> int:
+        if not self.asked:
+            return await super().send(call, sink)
+        self.asked.append(call)
+        error = self._refusals.pop(0) if len(self._refusals) > 1 else self._refusals[0]
+        status, info = to_status(error)
+        sink.send(Reply(call.id, int(status), b"", 0, info))
+        return len(self.asked)
+
+
+LATE = DeadlineExceededError("it arrived after its deadline", took_effect="no")
+
+
+@pytest.mark.parametrize(
+    "refusals",
+    [
+        [UnavailableError("it shuts down")],
+        [OverloadedError("it is full")],
+        [UnavailableError("it shuts down"), LATE],
+    ],
+)
+def test_a_refusal_says_nothing_of_an_attempt_that_may_have_taken_effect(
+    refusals: list[RoostError],
+) -> None:
+    async def scenario() -> None:
+        async with hosting(Parent, Child) as host:
+            host.ownership = OwnsAllBut(host)
+            host.children.elsewhere = Refusing(refusals)
+            inbox = Inbox()
+            host.submit(a_call(host, 1, "Parent", "parent", "ask_in_a_hurry"), inbox)
+            reply = await inbox.reply(1)
+            assert msgspec.msgpack.decode(reply.payload) == "maybe"
 
     play(scenario())

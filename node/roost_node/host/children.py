@@ -90,6 +90,7 @@ class Children:
         host = self._host
         pause_s = RETRY_S_MIN
         refused: Reply | None = None
+        unsure: Reply | None = None  # the last one that does not say "nothing happened"
         while True:
             call.oldest = stub._order.oldest()
             self._ids += 1
@@ -114,15 +115,17 @@ class Children:
             if reply.status == 0:
                 return reply
             error = to_error(reply.status, reply.error)
-            if refused is not None and isinstance(error, DeadlineExceededError):
-                return (
-                    refused if error.took_effect == "no" else reply
-                )  # it tells more than the time
+            if error.took_effect != "no":
+                unsure = reply
+            elif refused is not None and isinstance(error, DeadlineExceededError):
+                return unsure or refused  # it tells more than the time
             left_s = (call.deadline_ms - host.now_ms()) / 1000
             # Also one that may have taken effect: its owner was deposed before it was confirmed, and the
             # next one has its record, or never heard of it.
-            if not may_be_asked_again(error) or left_s <= pause_s:
+            if not may_be_asked_again(error):
                 return reply
+            if left_s <= pause_s:
+                return unsure or reply  # "nothing happened" was said of one attempt
             refused = reply
             if isinstance(error, OverloadedError):
                 pause_s = max(pause_s, min(error.retry_after_s, RETRY_S_MAX))
