@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from roost.adapters.translate import ENVELOPE_BYTES, error_to_pb
 from roost.errors import InvalidArgumentError
 from roost.v1 import forward_pb2, objects_pb2, types_pb2
-from roost.wire.messages import FRAME_BYTES_MAX, ErrorInfo, Status
+from roost.wire.messages import FRAME_BYTES_MAX, MAYBE_EFFECT, ErrorInfo, Status
 from roost_router.core.calls import Client, Forwarded, Kind, Sent
 from roost_router.core.forward import Forwarder
 from roost_router.core.table import Table
@@ -137,6 +137,12 @@ def closed_error(reply: objects_pb2.Reply | objects_pb2.OutcomeReply) -> bytes:
     return reply.SerializeToString()
 
 
+# Appended to a message: of a field that comes twice the last one counts, and messages in it are merged.
+_UNSURE = objects_pb2.Reply(
+    error=types_pb2.Error(took_effect=types_pb2.TookEffect.ValueType(MAYBE_EFFECT))
+).SerializeToString()
+
+
 class PlainWords:
     """The router's own errors, as protobuf."""
 
@@ -153,3 +159,7 @@ class PlainWords:
             status=types_pb2.Status.ValueType(status), error=error_to_pb(info)
         )
         return message.SerializeToString()
+
+    def unsure(self, refusal: bytes) -> bytes:
+        """A refusal that does not say any more that nothing happened."""
+        return refusal + _UNSURE

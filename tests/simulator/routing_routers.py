@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from roost.cluster.shard_map import ShardRecord
-from roost.wire.messages import ErrorInfo, Outcome, Reply, Status
+from roost.wire.messages import MAYBE_EFFECT, ErrorInfo, Outcome, Reply, Status
 from roost_router.core.admission import Admission
 from roost_router.core.calls import Link
 from roost_router.core.forward import Forwarder
@@ -26,6 +26,12 @@ class SimulatedWords:
 
     def outcome(self, status: Status, info: ErrorInfo) -> bytes:
         return msgspec.msgpack.encode(Outcome(0, 0, status=int(status), error=info))
+
+    def unsure(self, refusal: bytes) -> bytes:
+        reply = msgspec.msgpack.decode(refusal, type=Reply)
+        assert reply.error is not None, "a refusal says why"
+        reply.error = msgspec.structs.replace(reply.error, took_effect=MAYBE_EFFECT)
+        return msgspec.msgpack.encode(reply)
 
 
 class Router:

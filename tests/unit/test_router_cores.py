@@ -13,7 +13,7 @@ from roost.wire.messages import ErrorInfo, Status
 from roost_router.core.admission import Admission
 from roost_router.core.calls import FINISHED_MAX, Client, Forwarded, Kind, Link, Sent, Stub
 from roost_router.core.clock import ServerTime
-from roost_router.core.forward import ANSWER_SLACK_MS, Forwarder
+from roost_router.core.forward import ANSWER_SLACK_MS, EARLIER_MAX, Forwarder
 from roost_router.core.retry import (
     PAUSE_MS_MAX,
     PAUSE_MS_MIN,
@@ -32,6 +32,9 @@ class Words:
         return f"{status.name} {info.took_effect} {info.message}".encode()
 
     outcome = reply
+
+    def unsure(self, refusal: bytes) -> bytes:
+        return b"maybe: " + refusal
 
 
 class Rig:
@@ -236,6 +239,52 @@ def test_an_attempt_that_was_lost_may_have_had_its_effect() -> None:
     link = rig.own("a")
     rig.call(1)
     rig.core.on_link_lost(link)
+    rig.core.on_tick(1000 + ANSWER_SLACK_MS + 10)
+    (answer,) = rig.client.take()
+    assert answer.body.startswith(b"DEADLINE_EXCEEDED 1")
+
+
+REFUSALS = (Status.OVERLOADED, Status.DISK_FULL, Status.DEADLINE_EXCEEDED)
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_says_nothing_of_an_attempt_that_was_lost_or_is_under_way(status: Status) -> None:
+    for is_lost in (True, False):
+        rig = Rig()
+        first = rig.own("a")
+        rig.call(1)
+        (sent,) = first.take()
+        if is_lost:
+            rig.core.on_link_lost(first)
+        second = rig.own("b", epoch=2)
+        rig.reply(second, second.take()[0], status)
+        (answer,) = rig.client.take()
+        assert answer.body == b"maybe: answer"
+        assert first.take() == (
+            [Sent(Kind.CANCEL, sent.id)]
+            if status is Status.DEADLINE_EXCEEDED and not is_lost
+            else []
+        )
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_the_refusal_of_the_only_attempt_is_told_as_it_is(status: Status) -> None:
+    rig = Rig()
+    link = rig.own("a")
+    rig.call(1)
+    rig.reply(link, link.take()[0], status)
+    assert rig.client.take() == [Sent(Kind.REPLY, 1, b"answer")]
+
+
+def test_an_attempt_that_was_forgotten_may_have_had_its_effect() -> None:
+    rig = Rig()
+    rig.call(1)
+    attempts = []
+    for epoch in range(1, EARLIER_MAX + 3):  # the shard moves on and on, and nobody answers
+        link = rig.own(f"node-{epoch}", epoch)
+        attempts += [(link, sent) for sent in link.take()]
+    for link, sent in attempts:
+        rig.reply(link, sent, Status.NOT_OWNER, now=900)
     rig.core.on_tick(1000 + ANSWER_SLACK_MS + 10)
     (answer,) = rig.client.take()
     assert answer.body.startswith(b"DEADLINE_EXCEEDED 1")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from roost.cluster.ids import HASH_NAME
 from roost.cluster.shard_map import Shape, ShardRecord
 from roost.errors import InvalidArgumentError
-from roost.v1 import admin_pb2, objects_pb2
+from roost.v1 import admin_pb2, objects_pb2, types_pb2
 from roost_router.core.admission import Admission
 from roost_router.core.calls import Client, Kind, Link, Sent
 from roost_router.core.forward import Forwarder
@@ -157,3 +157,15 @@ def test_pages_of_all_nodes_merge_to_one_list_without_gaps_or_repeats(
             break
         token = merged.next_page_token[0]
     assert seen == list(range(len(placed)))
+
+
+def test_a_refusal_that_says_maybe_says_all_else_as_before() -> None:
+    refusal = objects_pb2.Reply(
+        status=types_pb2.OVERLOADED,
+        epoch=7,
+        error=types_pb2.Error(message="full", type="OverloadedError", retry_after_s=0.5),
+    )
+    told = objects_pb2.Reply.FromString(PlainWords().unsure(refusal.SerializeToString()))
+    assert told.error.took_effect == types_pb2.MAYBE
+    told.error.ClearField("took_effect")
+    assert told == refusal

@@ -209,7 +209,7 @@ class Forwarded:
         self.tries = 0
         self.tries_here = 0  # of these, since it was sent to another node: pauses begin anew there
         self.sent_to: Link | None = None  # the last one
-        self.is_unsure = False  # an attempt was lost with its link: it may have had its effect
+        self.is_unsure = False  # an attempt was lost, or forgotten: it may have had its effect
         self.got_items = False
         self.refusal = b""  # the last one, as it came
         self.bucket = -1

@@ -32,19 +32,30 @@ from roost_router.core.waiting import Waiting, by_number
 
 ANSWER_SLACK_MS = 20  # the owner's own word on a deadline is worth waiting for
 EARLIER_MAX = 4
+OF_ONE_ATTEMPT = (
+    Status.UNAVAILABLE,
+    Status.OVERLOADED,
+    Status.DISK_FULL,
+    Status.DEADLINE_EXCEEDED,
+)
+"""What says "nothing happened" of the attempt that was refused, and knows of no other."""
+
 STREAM_BROKE = (
     "the connection broke while the stream was open, after items had arrived: open it again"
 )
 
 
 class Words(Protocol):
-    """How the door says an error of the router's own."""
+    """How the door says an error of the router's own, and what the router knows better than a node."""
 
     def reply(self, status: Status, info: ErrorInfo) -> bytes:
         """The body of a reply."""
 
     def outcome(self, status: Status, info: ErrorInfo) -> bytes:
         """The body of the answer to a query."""
+
+    def unsure(self, refusal: bytes) -> bytes:
+        """A refusal that does not say any more that nothing happened."""
 
 
 class Counts:
@@ -339,6 +350,7 @@ class Forwarder:
                 # Not taken back: the call goes on, and one that was would be out of its stub's order.
                 forgotten, forgotten_id = call.earlier.pop(0)
                 forgotten.attempts.pop(forgotten_id, None)
+                call.is_unsure = True
         link.next_id += 1
         call.link, call.link_id = link, link.next_id
         call.tries += 1
@@ -361,6 +373,10 @@ class Forwarder:
         is_final: bool,
     ) -> None:
         decided = verdict(status, call.tries, in_order=call.stub_id != 0, is_final=is_final)
+        if decided is not Verdict.AGAIN and status in OF_ONE_ATTEMPT and call.kind is Kind.CALL:
+            self._drop_attempt(call, link, link_id)
+            if call.is_unsure or call.link is not None:
+                body = self._words.unsure(body)
         if call.got_items or decided is Verdict.FINAL:
             self._end(call, kind, body, over=True, cancel=True)
             return
