@@ -91,7 +91,12 @@ class PermissionDeniedError(CallError):
 
 
 class ExpiredRequestError(CallError):
-    """The request id is older than the window of ten minutes: it is refused, never run again."""
+    """The request id is older than the window of ten minutes: it is refused, never run again.
+
+    What became of earlier attempts is not known any more.
+    """
+
+    took_effect: TookEffect = "maybe"
 
 
 class ObjectError(RoostError):

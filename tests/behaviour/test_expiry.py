@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from behaviour.hosting import Inbox, a_call, hosting, play, until
 from roost import DurableObject, method
-from roost.wire.messages import Call, Status
+from roost.wire.messages import RUNNING, Call, Query, Status
+from roost.wire.status import to_error
 from roost_node.core.clock import ServerClock
 from roost_node.storage.memory import MemoryStore
 
@@ -17,11 +19,16 @@ MINUTE_NS = 60 * 10**9
 
 
 class Count(DurableObject):
+    told: ClassVar[asyncio.Event]
     count: int = 0
 
     async def add(self) -> int:
         self.count += 1
         return self.count
+
+    async def add_when_told(self) -> int:
+        await Count.told.wait()
+        return await self.add()
 
     @method(read_only=True)
     async def get(self) -> int:
@@ -58,7 +65,9 @@ def test_a_request_whose_record_was_dropped_is_refused_also_after_a_restart() ->
             minute = host.now_ms() // 60_000
             await until(lambda: shard.swept_minute >= minute - 11)
             host.submit(again(id=2), inbox)
-            assert (await inbox.reply(2)).status == Status.EXPIRED_REQUEST
+            refused = await inbox.reply(2)
+            assert refused.status == Status.EXPIRED_REQUEST
+            assert to_error(refused.status, refused.error).took_effect == "maybe", "it did"
         async with hosting(Count, store=store, clock=clock.server()) as host:
             inbox = Inbox()
             host.submit(again(id=3), inbox)
@@ -84,5 +93,25 @@ def test_an_outage_longer_than_the_window_loses_no_record() -> None:
             inbox = Inbox()
             host.submit(msgspec.structs.replace(call, id=2), inbox)
             assert (await inbox.reply(2)).payload == first.payload
+
+    play(scenario())
+
+
+def test_a_call_that_runs_for_longer_than_the_window_is_joined_by_its_later_attempts() -> None:
+    async def scenario() -> None:
+        Count.told = asyncio.Event()
+        clock = Clock()
+        async with hosting(Count, clock=clock.server()) as host:
+            inbox = Inbox()
+            call = a_call(host, 1, "Count", "c", "add_when_told")
+            call.deadline_ms += 3_600_000
+            host.submit(msgspec.structs.replace(call), inbox)
+            clock.ahead_ns = 12 * MINUTE_NS
+            host.query(Query(2, "Count", "c", call.request_id), inbox)  # and its link breaks
+            await until(lambda: 2 in inbox.outcomes)
+            assert inbox.outcomes[2].state == RUNNING
+            host.submit(msgspec.structs.replace(call, id=3), inbox)
+            Count.told.set()
+            assert msgspec.msgpack.decode((await inbox.reply(3)).payload) == 1
 
     play(scenario())

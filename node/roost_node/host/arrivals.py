@@ -1,7 +1,7 @@
 """What becomes of a call that has just arrived.
 
-The order of questions: is the node open, is the request well-formed and young enough, is it known
-already (`known.py`: join or answer), is there room, does its chain come back to an object it holds,
+The order of questions: is the node open, is the request well-formed, is it open already (`known.py`: join), is
+it young enough, has it been answered (`known.py`), is there room, does its chain come back to an object it holds,
 is it its turn within its stub; then the object's gate.
 
 The rules are in the cores (`core/`); this asks them in order and carries out what they say.
@@ -75,6 +75,9 @@ class Arrivals:
                 f"{spec.name}.{method.name} streams: read it with `async for`"
             )
         activation.used_ms = now_ms
+        running = activation.calls.get(rid)
+        if running is not None:  # whatever its age: it does not run again
+            return host.known.join(running, call, sink)
         shard = activation.shard
         sent_ms = first_sent_ms(rid)
         age = age_of(sent_ms, shard.log.time_ms(now_ms), now_ms, shard.given_up_ms)
@@ -97,9 +100,6 @@ class Arrivals:
         record_key = b"" if method.read_only else activation.record_key(rid)
         if record_key and host.known.answer(activation, call, sink, record_key):
             return None
-        running = activation.calls.get(rid)
-        if running is not None:
-            return host.known.join(running, call, sink)
         deadline_ms = call.deadline_ms or now_ms + DEADLINE_DEFAULT_MS
         if method.timeout_s is not None:
             deadline_ms = min(deadline_ms, now_ms + int(method.timeout_s * 1000))

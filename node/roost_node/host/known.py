@@ -65,8 +65,6 @@ class Known:
             record.principal != call.principal
         ):
             raise InvalidArgumentError("request id reused: it belonged to another call")
-        if record.started and call.request_id in activation.calls:
-            return False  # still running: join it
         if record.status == 0 and activation.spec.methods[call.method].streams:
             raise OutcomeUnknownError(
                 "an earlier attempt at this stream has run: its items are gone", retryable=False
@@ -128,12 +126,12 @@ class Known:
         if len(rid) == 16:
             log_time_ms = shard.log.time_ms(now_ms)
             age = age_of(first_sent_ms(rid), log_time_ms, now_ms, shard.given_up_ms)
-        if age is Age.EXPIRED:
+        if activation is not None and rid in activation.calls:
+            outcome.state = RUNNING
+        elif age is Age.EXPIRED:
             outcome.state = EXPIRED
         elif age is Age.AHEAD:
             pass  # it was never taken, and no record can be filed under such a time
-        elif activation is not None and rid in activation.calls:
-            outcome.state = RUNNING
         else:
             record = records.find_dedup(shard.get, shard.id, group, rid)
             answer = host.answers.get(group, rid)
