@@ -186,6 +186,19 @@ def test_a_restore_brings_sessions_back_with_a_lease_and_never_gives_their_numbe
     story(run)
 
 
+def test_what_is_under_way_when_a_backup_is_restored_never_arrives() -> None:
+    async def run(world: World) -> None:
+        backup = world.store.backup()
+        world.fate = Fate(there_s=5)
+        with pytest.raises(UnansweredError):
+            await world.node.apply(Transaction((swap(SEVEN, 0, 1),)))
+        world.store.restore(backup)
+        await asyncio.sleep(10)
+        assert (await world.other.read()).shards == {}, "its connection ended with the old store"
+
+    story(run)
+
+
 def test_answers_that_overtake_each_other_are_no_sign_of_a_restore() -> None:
     async def run(world: World) -> None:
         world.fate = Fate(back_s=0.9)

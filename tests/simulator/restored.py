@@ -22,6 +22,7 @@ from simulator.whole import Whole
 
 RECOVER_S = 5.0
 RECOVERED_S = 60.0
+STARTED_S = 60.0
 SETTLED_S = 5.0
 
 
@@ -34,6 +35,7 @@ async def etcd_is_restored(whole: Whole, havoc: Havoc, operator: Client) -> None
     whole.trace.note("etcd is backed up")
     await havoc.strike_for(2 + rng.random() * 8)
     havoc.heal()
+    await asyncio.wait_for(_all_have_started(whole), STARTED_S)
     await asyncio.sleep(rng.random() * SETTLED_S)
     whole.trace.note("etcd is restored")
     whole.etcd.stop()
@@ -50,6 +52,15 @@ async def etcd_is_restored(whole: Whole, havoc: Havoc, operator: Client) -> None
     recovering = operator.process.start(_recover(whole))
     await asyncio.wait_for(recovering, RECOVERED_S)
     havoc.heal()  # drains and pins of the backup, too
+
+
+async def _all_have_started(whole: Whole) -> None:
+    """Also those that were told to stop: one that starts later has not seen the newer etcd."""
+    while not all(
+        whole.is_registered(machine) and not machine.stop.is_set()
+        for machine in whole.machines.values()
+    ):
+        await asyncio.sleep(0.1)
 
 
 async def _recover(whole: Whole) -> None:

@@ -45,6 +45,7 @@ class FaultyRegistry:
         self.is_up = True
         self.is_frozen = False
         self.breaks = 0  # how often watches were cut
+        self.restores = 0  # from how many backups
         self.compacted = 0  # hints up to this revision are gone
         self._history: list[Changed] = []
         self._leases: dict[SessionId, _Lease] = {}
@@ -94,7 +95,8 @@ class FaultyRegistry:
         return Backup(copy.deepcopy(self.registry), dict(self._leases))
 
     def restore(self, backup: Backup) -> None:
-        """Go back to a backup, revisions and leases included (O7)."""
+        """Go back to a backup, revisions and leases included (O7). What is under way to it never arrives."""
+        self.restores += 1
         last_session = self.registry.last_session
         self.registry = copy.deepcopy(backup.registry)
         self.registry.last_session = last_session
@@ -109,8 +111,10 @@ class FaultyRegistry:
 
     # --- the clients' side
 
-    def arrive(self, carry_out: Callable[[], None]) -> None:
-        """A request has come."""
+    def arrive(self, carry_out: Callable[[], None], restores: int) -> None:
+        """A request has come, sent after so many restores: those who run a restored store had no part in what was."""
+        if restores != self.restores:
+            return
         if self.is_frozen:
             self._backlog.append(carry_out)
         elif self.is_up:

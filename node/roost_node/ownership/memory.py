@@ -279,7 +279,11 @@ class MemoryCoordinator(Coordinator):
 
         if not fate.request_lost:
             loop.call_later(
-                fate.there_s, self._store.arrive, carry_out, context=self._store.context
+                fate.there_s,
+                self._store.arrive,
+                carry_out,
+                self._store.restores,
+                context=self._store.context,
             )
         try:
             async with asyncio.timeout(self._request_s):
