@@ -40,6 +40,14 @@ class Limits:
         2**10,
         2**40,
     )
+    behind_bytes_max: int = knob(
+        64 * 2**20,
+        "entries that their shards' copies do not all have yet; beyond it these shards take no calls that may "
+        "write",
+        "bytes",
+        2**20,
+        2**40,
+    )
     session_calls_max: int = knob(
         8_192,
         "unfinished calls of one session; more have to wait, and are refused where none ends",

@@ -102,6 +102,7 @@ class ShardLog:
         "epoch",
         "last",
         "shard",
+        "size_bytes",
     )
 
     def __init__(self, shard: int, head: Head, epoch: int, now_ms: int) -> None:
@@ -113,6 +114,7 @@ class ShardLog:
         self._hash = head.hash
         self.clock = LogClock(head.log_time_ms, now_ms)
         self._uncommitted: list[Entry] = []
+        self.size_bytes = 0  # of these
         self._groups: dict[bytes, Group] = {}
 
     def time_ms(self, now_ms: int) -> int:
@@ -152,6 +154,7 @@ class ShardLog:
         self._previous_epoch = self.epoch
         self.last = index
         self._uncommitted.append(entry)
+        self.size_bytes += entry.size_bytes
         younger = self._groups.get(group)
         if younger is None:
             self._groups[group] = Group(index, rows, ranges)
@@ -167,6 +170,7 @@ class ShardLog:
             self._hash = entry.hash
             self._previous_epoch = entry.epoch
             self._uncommitted.append(entry)
+            self.size_bytes += entry.size_bytes
             younger = self._groups.get(entry.group)
             if younger is None:
                 self._groups[entry.group] = Group(entry.index, entry.rows, entry.ranges)
@@ -187,11 +191,13 @@ class ShardLog:
         uncommitted, groups = self._uncommitted, self._groups
         if index == self.last:
             uncommitted.clear()
+            self.size_bytes = 0
             groups.clear()
             return
         count = index - uncommitted[0].index + 1  # indexes have no gap
         done = uncommitted[:count]
         del uncommitted[:count]
+        self.size_bytes -= sum(entry.size_bytes for entry in done)
         for entry in done:
             younger = groups.get(entry.group)
             if younger is None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from roost_node.host.shard import Shard
 
 DEADLINE_MAX_MS = 24 * 3600 * 1000
+SHARD_BEHIND_BYTES = 256 * 1024  # a shard with less is not what makes the node fall behind
+BEHIND_RETRY_S = 0.5
 
 
 class Arrivals:
@@ -125,6 +127,16 @@ class Arrivals:
                 f"at most {shard.kept.bytes_max} (kept_bytes_max): return less, and mark methods that "
                 f"only read as read_only",
                 retry_after_s=shard.kept.room_in_ms(shard.log.time_ms(now_ms)) / 1000,
+            )
+        if (
+            host.behind_bytes > host.limits.behind_bytes_max
+            and shard.log.size_bytes > SHARD_BEHIND_BYTES
+            and not method.read_only
+        ):
+            raise OverloadedError(
+                f"{shard.log.size_bytes} bytes of entries of shard {shard.id} wait for its copies, {host.behind_bytes}"
+                f" of all, at most {host.limits.behind_bytes_max} (behind_bytes_max): a node is slow or frozen",
+                retry_after_s=BEHIND_RETRY_S,
             )
         active = ActiveCall(
             call, sink, activation, method, deadline_ms, now_ms, len(call.arguments), Kind.CALL,

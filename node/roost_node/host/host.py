@@ -90,6 +90,7 @@ class Host:
         self.activations: dict[tuple[str, str], Activation] = {}
         self.ring: EvictionRing[Activation] = EvictionRing()
         self.size_bytes = 0  # encoded size of all live objects
+        self.behind_bytes = 0  # of entries that are not in the state, as of the last look
         self.closing = False  # calls are refused
         self.settling = False  # but running ones may finish, and call others for that
         self.paused: list[tuple[Call, Sink]] | None = None  # calls wait for a reload

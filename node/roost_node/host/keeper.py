@@ -75,6 +75,7 @@ class Keeper:
                 self._evict_idle(now_ms)
                 self.make_room(0, 0, EVICT_STEPS)  # live objects have grown
                 self._watch_memory()
+                host.behind_bytes = sum(s.log.size_bytes for s in host.objects.shards())
                 self._sweep_records(now_ms)
             if tick % (SLOW_TICKS * 8) == 0:
                 self._watch_disk()
