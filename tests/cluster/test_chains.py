@@ -33,6 +33,24 @@ async def rings_are_found(cluster: roost.Cluster) -> None:
         assert f"{names[2]} would wait for {names[0]}" in str(error)
 
 
+async def chains_that_wait_for_each_other_end(cluster: roost.Cluster) -> None:
+    """By their deadlines, with nothing done. Of so many pairs some meet, whoever is quicker."""
+
+    async def one(key: str, other: str) -> bool:
+        try:
+            await roost.options(cluster.object(Ring, key), timeout=2.0).ask([other])
+        except roost.DeadlineExceededError as error:
+            assert error.took_effect == "no"
+            assert "while it waited for Ring/" in str(error)
+            return True
+        return False
+
+    pairs = [(f"a{number}", f"b{number}") for number in range(RINGS)]
+    ended = await asyncio.gather(*(one(*p) for pair in pairs for p in (pair, pair[::-1])))
+    assert any(ended)
+    assert await cluster.object(Ring, "a0").ask(["b0"]) == 2
+
+
 async def reentrant_methods_come_back(cluster: roost.Cluster) -> None:
     async def ring(number: int) -> int:
         a, b = f"a{number}", f"b{number}"
@@ -81,6 +99,7 @@ def test_chains_know_their_way_over_several_nodes(tmp_path: Path) -> None:
         async with connected(processes, "router") as cluster:
             await reentrant_methods_come_back(cluster)
             await rings_are_found(cluster)
+            await chains_that_wait_for_each_other_end(cluster)
             await a_client_is_not_believed(processes)
 
     with running_cluster(tmp_path, "a", "b", "c") as processes:
