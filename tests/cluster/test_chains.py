@@ -36,18 +36,19 @@ async def rings_are_found(cluster: roost.Cluster) -> None:
 async def chains_that_wait_for_each_other_end(cluster: roost.Cluster) -> None:
     """By their deadlines, with nothing done. Of so many pairs some meet, whoever is quicker."""
 
-    async def one(key: str, other: str) -> bool:
-        try:
-            await roost.options(cluster.object(Ring, key), timeout=2.0).ask([other])
-        except roost.DeadlineExceededError as error:
-            assert error.took_effect == "no"
-            assert "while it waited for Ring/" in str(error)
-            return True
-        return False
+    async def one(key: str, other: str) -> BaseException | None:
+        call = roost.options(cluster.object(Ring, key), timeout=2.0).ask([other])
+        (ended,) = await asyncio.gather(call, return_exceptions=True)
+        return ended if isinstance(ended, BaseException) else None
 
     pairs = [(f"a{number}", f"b{number}") for number in range(RINGS)]
     ended = await asyncio.gather(*(one(*p) for pair in pairs for p in (pair, pair[::-1])))
-    assert any(ended)
+    errors = [error for error in ended if error is not None]
+    assert {type(error) for error in errors} == {roost.DeadlineExceededError}
+    # Where an answer came late on a busy machine, the client's own word stands for the owner's.
+    told = [error for error in errors if "while it waited for Ring/" in str(error)]
+    assert told
+    assert {error.took_effect for error in told if isinstance(error, roost.RoostError)} == {"no"}
     assert await cluster.object(Ring, "a0").ask(["b0"]) == 2
 
 
