@@ -142,3 +142,7 @@ class NodeConfig:
         False, "run each call that may write twice and compare (development)"
     )
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.shards & (self.shards - 1):
+            raise ValueError(f"shards is {self.shards}: give a power of two")

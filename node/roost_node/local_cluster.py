@@ -5,8 +5,9 @@ async with LocalCluster(etcd, "chat.py", folder, on_line=print) as cluster:
     await cluster.ready()
 ```
 
-Each process is started again when it dies; a node's own supervisor does that for it. All data is below one
-folder: the same folder again is the same cluster, whatever its ports are.
+Each process is started again when it dies; a node's own supervisor does that for it. One that was told to stop
+(status 0) stays away, and one that refuses to start would only refuse again: that ends the cluster. All data is
+below one folder: the same folder again is the same cluster, whatever its ports are.
 
 Not here: the router's code, which this starts as a program and never imports.
 """
@@ -21,17 +22,21 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 PAUSE_S_MIN, PAUSE_S_MAX = 0.5, 8.0
 STOP_S = 20.0
 WELL_S = 10.0
 """A process that has run for so long was not broken from the start: the pauses begin anew."""
 
-POLL_S = 0.05
+REFUSED = (1, 2)
+"""Exit statuses of a program that was asked for what it will not do."""
+
 SERVING = re.compile(r"serving  address=(\S+)")
+CRITICAL = re.compile(r"CRITICAL +(.+)")
 STARTED = re.compile(r"node started  pid=(\d+)")
 
 OnLine = Callable[[str, str], None]
@@ -48,6 +53,10 @@ def find_etcd() -> str | None:
         if binary.is_file():
             return str(binary)
     return None
+
+
+class RefusedError(Exception):
+    """A process refuses to start: which, and its last line."""
 
 
 _given: set[int] = set()
@@ -69,6 +78,7 @@ class Process:
 
     def __init__(self, name: str, address: str, on_line: OnLine, *command: str) -> None:
         self.name, self.address = name, address
+        self.has_served = False  # this one, or an earlier one
         self._on_line, self._command = on_line, command
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
@@ -76,9 +86,13 @@ class Process:
         self.worker_pid = 0  # of a node: of the process that serves, below its supervisor
         self.was_killed = False
         self.status: int | None = None  # of the last one that ended
+        self._why = ""  # of its last end, as it said itself
 
-    async def run(self) -> None:
-        """Until `stop`."""
+    async def run(self, proven_by: Sequence[Process] = ()) -> None:
+        """Until `stop`, or until it ended as it was told to. Raises RefusedError.
+
+        `proven_by`: it has served as well when one of these has.
+        """
         pause_s = PAUSE_S_MIN
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
@@ -96,6 +110,11 @@ class Process:
             self.is_serving.clear()
             if self._stopping.is_set():
                 return
+            if self.status == 0:
+                self._say("was told to stop, and ended: it is not started again")
+                return
+            if self.status in REFUSED and not any(p.has_served for p in (self, *proven_by)):
+                raise RefusedError(f"{self.name} ended with {self.status}: {self._why}")
             if loop.time() - started_s > WELL_S:
                 pause_s = PAUSE_S_MIN
             self._say(f"ended with {self.status}: again in {pause_s:g} s")
@@ -105,14 +124,20 @@ class Process:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
+        why = last = ""
         while raw := await process.stdout.readline():
             line = raw.decode(errors="replace").rstrip()
             if started := STARTED.search(line):
                 self.worker_pid = int(started[1])
                 self.is_serving.clear()
             elif SERVING.search(line):
+                self.has_served = True
                 self.is_serving.set()
+            if critical := CRITICAL.search(line):
+                why = critical[1]
+            last = line or last
             self._say(line)
+        self._why = why or last
 
     def _say(self, line: str) -> None:
         self._on_line(self.name, line)
@@ -164,6 +189,7 @@ class LocalCluster:
             self._router(number, port or free_port(), seeds) for number, port in enumerate(ports, 1)
         ]
         self._tasks = asyncio.TaskGroup()
+        self._refusal: asyncio.Future[RefusedError] = asyncio.get_running_loop().create_future()
 
     @property
     def processes(self) -> list[Process]:
@@ -173,8 +199,15 @@ class LocalCluster:
     async def __aenter__(self) -> LocalCluster:
         await self._tasks.__aenter__()
         for process in reversed(self.processes):
-            self._tasks.create_task(process.run())
+            self._tasks.create_task(self._look_after(process))
         return self
+
+    async def _look_after(self, process: Process) -> None:
+        try:
+            await process.run(self.nodes if process is self.etcd else ())
+        except RefusedError as error:
+            if not self._refusal.done():
+                self._refusal.set_result(error)
 
     async def __aexit__(
         self,
@@ -196,15 +229,31 @@ class LocalCluster:
             await asyncio.gather(*map(end, group))
 
     async def ready(self) -> None:
-        """Wait until nodes and routers serve."""
-        for process in (*self.nodes, *self.routers):
-            await process.is_serving.wait()
+        """Wait until nodes and routers serve. Raises RefusedError when one will not."""
+
+        async def serving() -> None:
+            for process in (*self.nodes, *self.routers):
+                await process.is_serving.wait()
+
+        await self.unless_refused(serving())
+
+    async def unless_refused(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it, while no process refuses to start. Raises RefusedError when one does."""
+        working = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((working, self._refusal), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            working.cancel()
+            await asyncio.wait((working,))
+        if self._refusal.done():
+            raise self._refusal.result()
+        working.result()
 
     def add_node(self) -> Process:
         """Start another node, with an empty directory."""
         node = self._node(len(self.nodes) + 1)
         self.nodes.append(node)
-        self._tasks.create_task(node.run())
+        self._tasks.create_task(self._look_after(node))
         return node
 
     def _node(self, number: int) -> Process:
