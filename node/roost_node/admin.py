@@ -38,7 +38,7 @@ from roost_node.host.explain import explain
 from roost_node.node import Node
 from roost_node.rescue import RescueServicer
 from roost_node.storage.sizes import Sizes
-from roost_node.view import ClusterView
+from roost_node.view import ClusterView, told
 
 
 class Admin(RescueServicer):
@@ -159,7 +159,7 @@ class Admin(RescueServicer):
         try:
             found, leader = await self._view.read(), await self._view.leader()
         except RoostError as error:
-            await abort(context, error)
+            await abort(context, told(error))
         seen = overview(found, leader)
         return admin_pb2.ClusterStatusReply(
             cluster_id=seen.cluster_id,
@@ -185,7 +185,7 @@ class Admin(RescueServicer):
             store = store_of(request.store_id, found) if request.store_id else None
             state = state_of(request.state) if request.state else None
         except RoostError as error:
-            await abort(context, error)
+            await abort(context, told(error))
         return admin_pb2.ShardsReply(
             shards=[
                 _shard(view)
@@ -209,7 +209,7 @@ class Admin(RescueServicer):
                 self._sizes(),
             )
         except RoostError as error:
-            await abort(context, error)
+            await abort(context, told(error))
         return _plan(await asyncio.to_thread(preview, situation, Budgets()))
 
     async def Drain(
@@ -222,7 +222,7 @@ class Admin(RescueServicer):
             store = store_of(request.store_id, await self._view.read())
             await self._view.drain(store, not request.off)
         except RoostError as error:
-            await abort(context, error)
+            await abort(context, told(error))
         return admin_pb2.DrainReply(store_id=store)
 
     async def Move(
@@ -245,7 +245,7 @@ class Admin(RescueServicer):
                 )
             await self._view.pin(ShardId(request.shard), store)
         except RoostError as error:
-            await abort(context, error)
+            await abort(context, told(error))
         return admin_pb2.MoveReply(store_id=store or "")
 
     async def Explain(
@@ -262,7 +262,7 @@ class Admin(RescueServicer):
             host.objects.spec(request.class_name)
             found = await self._view.read()
         except RoostError as error:
-            await abort(context, error)
+            await abort(context, told(error))
         config = found.config
         shard = shard_of(request.class_name, request.key, seed=config.seed, shards=config.shards)
         view = overview(found, None).shards[shard]

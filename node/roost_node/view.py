@@ -7,7 +7,7 @@ from typing import Protocol
 
 from roost import __version__
 from roost.cluster.ids import HASH_NAME, ShardId
-from roost.errors import InvalidArgumentError
+from roost.errors import InvalidArgumentError, RoostError, UnavailableError
 from roost_node.core.overview import alone
 from roost_node.core.record import (
     NO_SESSION,
@@ -21,6 +21,7 @@ from roost_node.core.record import (
     Transaction,
 )
 from roost_node.node import Node
+from roost_node.ownership.coordinator import CoordinatorDownError
 
 
 class ClusterView(Protocol):
@@ -49,6 +50,13 @@ class ClusterView(Protocol):
 
     async def events(self) -> list[Event]:
         """What was done that cannot be undone."""
+
+
+def told(error: RoostError) -> RoostError:
+    """The error as whoever asked is to see it."""
+    if isinstance(error, CoordinatorDownError):
+        return UnavailableError(f"etcd does not answer; objects go on ({error.message})")
+    return error
 
 
 class Alone(ClusterView):

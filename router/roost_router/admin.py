@@ -106,9 +106,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         context: grpc.aio.ServicerContext[admin_pb2.DrainRequest, Awaitable[admin_pb2.DrainReply]],
     ) -> admin_pb2.DrainReply:
         """An order."""
-        return await self._forward(
-            context, lambda stub, left_s: stub.Drain(request, timeout=left_s)
-        )
+        return await self._order(context, lambda stub, left_s: stub.Drain(request, timeout=left_s))
 
     async def Move(
         self,
@@ -116,7 +114,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         context: grpc.aio.ServicerContext[admin_pb2.MoveRequest, Awaitable[admin_pb2.MoveReply]],
     ) -> admin_pb2.MoveReply:
         """An order."""
-        return await self._forward(context, lambda stub, left_s: stub.Move(request, timeout=left_s))
+        return await self._order(context, lambda stub, left_s: stub.Move(request, timeout=left_s))
 
     async def Explain(
         self,
@@ -146,7 +144,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.RescueReply:
         """An order."""
-        return await self._forward(
+        return await self._order(
             context, lambda stub, left_s: stub.Recover(request, timeout=left_s)
         )
 
@@ -158,9 +156,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.RescueReply:
         """An order."""
-        return await self._forward(
-            context, lambda stub, left_s: stub.GiveUp(request, timeout=left_s)
-        )
+        return await self._order(context, lambda stub, left_s: stub.GiveUp(request, timeout=left_s))
 
     async def RaiseFormat(
         self,
@@ -170,7 +166,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         ],
     ) -> admin_pb2.RaiseFormatReply:
         """An order."""
-        return await self._forward(
+        return await self._order(
             context, lambda stub, left_s: stub.RaiseFormat(request, timeout=left_s)
         )
 
@@ -191,7 +187,14 @@ class Admin(admin_pb2_grpc.AdminServicer):
         context: grpc.aio.ServicerContext[RequestT, Awaitable[ReplyT]],
         ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
     ) -> ReplyT:
-        return await answer(context, self._operators.from_any(ask, _left_s(context)))
+        return await answer(context, self._operators.from_any(ask, _left_s(context), is_read=True))
+
+    async def _order(
+        self,
+        context: grpc.aio.ServicerContext[RequestT, Awaitable[ReplyT]],
+        ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
+    ) -> ReplyT:
+        return await answer(context, self._operators.from_any(ask, _left_s(context), is_read=False))
 
 
 def _left_s(context: grpc.aio.ServicerContext) -> float:  # type: ignore[type-arg]  # any pair

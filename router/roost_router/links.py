@@ -51,6 +51,7 @@ PAUSE_WATCH_S_MAX = 0.5
 PING_S = 1.0
 LOOK_S = 2.0  # between looks for the straight way, and for somebody better to listen to
 SEED_EVERY = 4
+SILENT_S = 3.0  # without a map, before that is said: nodes may just be starting
 COMMITTED = objects_pb2.OutcomeReply.COMMITTED
 
 _random = random.SystemRandom()
@@ -252,6 +253,8 @@ class MapWatch:
         self._on_news = on_news
         self._options = options(keepalive_s)
         self._listened_to: list[str] = []
+        self._silent_s: float | None = None  # since when nobody has told a map
+        self._is_told = False
 
     async def run(self, first: int) -> None:
         """For good. `first`: with which of the addresses to begin."""
@@ -266,6 +269,7 @@ class MapWatch:
                     while (update := await self._news(updates, address)) is not None:
                         if update.HasField("shape"):
                             self._on_shape(shape_from_pb(update.shape))
+                            self._silent_s, self._is_told = None, False
                             log.info("map", extra={"node": address, "shards": len(update.shards)})
                             pause_s = PAUSE_S_MIN
                         self._on_news(records_from_pb(update.shards, address))
@@ -276,8 +280,18 @@ class MapWatch:
                 log.error("a node's map is not for this router: %s", error, extra={"node": address})  # noqa: TRY400  # no trace: it is a wrong setting
             finally:
                 self._listened_to.remove(address)
+            self._tell_silence()
             await asyncio.sleep(pause_s * (0.5 + _random.random()))
             pause_s = min(2 * pause_s, PAUSE_WATCH_S_MAX)
+
+    def _tell_silence(self) -> None:
+        """Once, until a node has told a map again."""
+        now_s = asyncio.get_running_loop().time()
+        if self._silent_s is None or self._linked():
+            self._silent_s = now_s
+        elif not self._is_told and now_s - self._silent_s > SILENT_S:
+            self._is_told = True
+            log.warning("no node answers yet", extra={"nodes": ",".join(self._seeds)})
 
     def _next(self, at: int) -> str:
         """Whom to listen to now; seeds now and then, should all that are linked say nothing."""

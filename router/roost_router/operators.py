@@ -14,12 +14,16 @@ from roost.adapters.channel import OPTIONS, error_of
 from roost.cluster.ids import check_key
 from roost.errors import DeadlineExceededError, RoostError, UnavailableError
 from roost.v1 import admin_pb2, admin_pb2_grpc
-from roost_router.router import Router
+from roost_router.router import NO_NODE, Router
 
 ReplyT = TypeVar("ReplyT")
 
 ANSWER_S = 10.0  # of a caller that sets no deadline
 PAUSE_S = 0.05
+READY_S = 2.0  # for a first node to be found: whoever asks asks again
+ASK_SHARE = 0.9
+"""Of the time that there is: our own word on what failed is to be there before the asker's deadline."""
+
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 
@@ -77,6 +81,7 @@ class Operators:
             request.key,
             lambda stub, left_s: stub.ShowObject(request, timeout=left_s),
             left_s,
+            is_read=True,
         )
 
     async def delete_object(
@@ -88,6 +93,7 @@ class Operators:
             request.key,
             lambda stub, left_s: stub.DeleteObject(request, timeout=left_s),
             left_s,
+            is_read=False,
         )
 
     async def explain(
@@ -102,18 +108,20 @@ class Operators:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 return await self._stub(address).Explain(request, timeout=left_s / 2)
         return await self.from_any(
-            lambda stub, left_s: stub.Explain(request, timeout=left_s), left_s / 2
+            lambda stub, left_s: stub.Explain(request, timeout=left_s), left_s / 2, is_read=True
         )
 
     async def from_any(
         self,
         ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
         left_s: float,
+        *,
+        is_read: bool,
     ) -> ReplyT:
         """The answer of the first node that has one; a refusal is an answer."""
         await self._ready(left_s)
         router = self._router
-        end_s = router.monotonic_s() + left_s
+        end_s = router.monotonic_s() + left_s * ASK_SHARE
         while True:
             failure: RoostError = UnavailableError("no node is known")
             addresses = list(router.table.map.addresses())
@@ -122,7 +130,7 @@ class Operators:
                 try:
                     return await ask(self._stub(address), max(0.001, part_s))
                 except grpc.aio.AioRpcError as error:
-                    failure = error_of(error)
+                    failure = error_of(error, f"the node at {address}", is_read=is_read)
                 if not isinstance(failure, (UnavailableError, DeadlineExceededError)):
                     raise failure
             if router.monotonic_s() + PAUSE_S > end_s:
@@ -152,12 +160,14 @@ class Operators:
         await self._ready(left_s)
         addresses = list(self._router.table.map.addresses())
         await self._close_unused(addresses)
-        try:
-            return list(
-                await asyncio.gather(*(ask(self._stub(address), left_s) for address in addresses))
-            )
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+
+        async def asked(address: str) -> ReplyT:
+            try:
+                return await ask(self._stub(address), left_s * ASK_SHARE)
+            except grpc.aio.AioRpcError as error:
+                raise error_of(error, f"the node at {address}", is_read=True) from None
+
+        return list(await asyncio.gather(*map(asked, addresses)))
 
     async def _from_owner(
         self,
@@ -165,12 +175,14 @@ class Operators:
         key: str,
         ask: Callable[[admin_pb2_grpc.AdminStub, float], Awaitable[ReplyT]],
         left_s: float,
+        *,
+        is_read: bool,
     ) -> ReplyT:
         """The owner's answer; it is asked again while it cannot be reached."""
         check_key(key)
         await self._ready(left_s)
         router = self._router
-        end_s = router.monotonic_s() + left_s
+        end_s = router.monotonic_s() + left_s * ASK_SHARE
         shard = router.table.shard_of(class_name, key)
         while True:
             address = router.table.address_of(shard)
@@ -179,17 +191,17 @@ class Operators:
                 try:
                     return await ask(self._stub(address), max(0.001, end_s - router.monotonic_s()))
                 except grpc.aio.AioRpcError as error:
-                    failure = error_of(error)
+                    failure = error_of(error, f"the node at {address}", is_read=is_read)
             if not isinstance(failure, UnavailableError) or router.monotonic_s() + PAUSE_S > end_s:
                 raise failure
             await asyncio.sleep(PAUSE_S)
 
     async def _ready(self, left_s: float) -> None:
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(min(left_s * ASK_SHARE, READY_S)):
                 await self._router.ready.wait()
         except TimeoutError:
-            raise UnavailableError("this router has not found a node yet") from None
+            raise UnavailableError(NO_NODE) from None
 
 
 def merge_pages(

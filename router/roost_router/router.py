@@ -24,6 +24,7 @@ from roost_router.frames import PlainWords
 from roost_router.links import LinkRunner, MapWatch
 from roost_router.telemetry import Telemetry
 
+NO_NODE = "the router runs, but reaches no node"
 TICK_S = 0.005
 WATCHES = 2
 

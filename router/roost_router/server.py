@@ -31,13 +31,16 @@ from roost.wire.messages import FRAME_BYTES_MAX, WIRE_VERSION
 from roost_router.admin import Admin
 from roost_router.core.calls import Client, Forwarded, Kind
 from roost_router.frames import server_frames, take_client_frame
-from roost_router.router import Router
+from roost_router.router import NO_NODE, Router
 
 log = logging.getLogger(__name__)
 
 SERVICES = ("roost.v1.Objects", "roost.v1.Admin", "roost.v1.Map")
 BACKLOG_MAX = 20_000  # messages that a node has not taken; then no client is read
 POLL_S = 0.01
+READY_S = 4.0
+"""How long a client waits for a router that reaches no node; less than a client waits for its hello."""
+
 PATIENCE_S = 0.25  # for a client's calls to end, before more of them are refused
 
 Raw = grpc.aio.ServicerContext[bytes, bytes]
@@ -176,14 +179,15 @@ class Objects:
             try:
                 async with asyncio.timeout(HELLO_S):
                     raw = await context.read()
-                    await router.ready.wait()
             except TimeoutError:
                 await context.abort(
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                    f"no hello within {HELLO_S} s"
-                    if router.ready.is_set()
-                    else "this router has not found a node yet",
+                    grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_S} s"
                 )
+            try:
+                async with asyncio.timeout(READY_S):
+                    await router.ready.wait()
+            except TimeoutError:
+                await abort(context, UnavailableError(NO_NODE))
             if not isinstance(raw, bytes):
                 return
             frame = objects_pb2.ClientFrame.FromString(raw)
@@ -222,7 +226,7 @@ class Objects:
             async with asyncio.timeout(timeout_s):
                 await router.ready.wait()
         except TimeoutError:
-            await abort(context, UnavailableError("this router has not found a node yet"))
+            await abort(context, UnavailableError(NO_NODE))
         now_ms = router.now_ms()
         rid = request.request_id or make_request_id(now_ms, self._random.getrandbits(74))
         deadline_ms = now_ms + max(1, int(timeout_s * 1000))

@@ -447,6 +447,8 @@ def test_calls_that_make_no_sense_get_the_nodes_typed_answers(cluster: Cluster) 
     ]
 
     async def story() -> None:
+        async with cluster.connect():
+            pass  # the router has found the node
         async with grpc.aio.insecure_channel(router.address) as channel:
             stream = objects_pb2_grpc.ObjectsStub(channel).Session(wait_for_ready=True)
             await stream.write(HELLO)

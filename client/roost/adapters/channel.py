@@ -21,7 +21,7 @@ from roost.adapters.translate import (
     status_from_pb,
 )
 from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
-from roost.errors import RoostError, UnavailableError
+from roost.errors import OutcomeUnknownError, RoostError, UnavailableError
 from roost.options import RECONNECT_S_MAX, RECONNECT_S_MIN
 from roost.v1 import admin_pb2, admin_pb2_grpc, objects_pb2, objects_pb2_grpc
 from roost.wire.messages import FRAME_BYTES_MAX, WIRE_VERSION, ErrorInfo, Status, ToServer
@@ -114,6 +114,7 @@ class ChannelTransport:
         pause_s = RECONNECT_S_MIN
         while True:
             failures: list[str] = []
+            refusal = ""
             for step in range(len(self._addresses)):
                 at = (self._at + step) % len(self._addresses)
                 address = self._addresses[at]
@@ -123,10 +124,14 @@ class ChannelTransport:
                     await self._drop()
                     why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                     failures.append(f"{address}: {why or 'no answer'}")
+                    if isinstance(error, grpc.aio.AioRpcError) and said_by_roost(error):
+                        refusal = failures[-1]
                     continue
                 self._at = at + 1
                 return opened
             if loop.time() + pause_s >= end:
+                if refusal:  # somebody answers, and this is what
+                    raise UnavailableError(refusal)
                 raise UnavailableError(
                     f"no server answers ({'; '.join(failures)}): is it running, and is the address "
                     f"right?"
@@ -196,7 +201,7 @@ class ChannelTransport:
         try:
             reply = await self._admin().ListObjects(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+            raise error_of(error, is_read=True) from None
         return [info_from_pb(info) for info in reply.objects], reply.next_page_token
 
     async def show_object(self, class_name: str, key: str) -> ObjectDetail | None:
@@ -205,7 +210,7 @@ class ChannelTransport:
         try:
             reply = await self._admin().ShowObject(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+            raise error_of(error, is_read=True) from None
         return detail_from_pb(reply)
 
     async def delete_object(self, class_name: str, key: str) -> bool:
@@ -222,7 +227,7 @@ class ChannelTransport:
         try:
             reply = await self._admin().Status(admin_pb2.StatusRequest(), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+            raise error_of(error, is_read=True) from None
         return status_from_pb(reply)
 
     def _admin(self) -> admin_pb2_grpc.AdminStub:
@@ -312,11 +317,16 @@ def said_by_roost(error: grpc.aio.AioRpcError) -> bool:
     return any(key == STATUS_HEADER for key, _ in error.trailing_metadata() or ())
 
 
-def error_of(error: grpc.aio.AioRpcError) -> RoostError:
-    """The Roost error behind a failed unary call."""
+def error_of(
+    error: grpc.aio.AioRpcError, server: str = "the server", *, is_read: bool = False
+) -> RoostError:
+    """The Roost error behind a failed unary call. `is_read`: nothing can have happened."""
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_HEADER:
             return to_error(int(value), ErrorInfo(error.details() or ""))
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return UnavailableError(error.details() or "the server cannot be reached")
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        why = f"{server} has not answered in time"
+        return UnavailableError(why) if is_read else OutcomeUnknownError(why)
     return to_error(Status.OUTCOME_UNKNOWN, ErrorInfo(error.details() or str(error.code())))
