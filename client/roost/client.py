@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 from uuid import UUID
 
+from roost.adapters.addresses import checked
 from roost.adapters.channel import ChannelTransport, Tls
 from roost.adapters.direct import direct_transport
 from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Transport
@@ -406,17 +407,19 @@ def connect(
     `timeout`: seconds until the deadline of a call that sets none. `token` goes with every request as
     a bearer token. `direct`: learn who owns what and keep a link to every node, which saves the hop
     over a router (no token and no TLS yet).
-    Raises UnavailableError when no server answers within `connect_timeout` seconds each.
+    Raises UnavailableError when no server answers within `connect_timeout` seconds each, and
+    InvalidArgumentError at once for what is no "host:port".
     """
     if not addresses:
         raise InvalidArgumentError('give an address: roost.connect("localhost:7400")')
     if direct and (token is not None or tls is not None):
         raise InvalidArgumentError("direct=True takes no token and no tls yet: go through a router")
+    servers = checked(addresses)
 
     def transport() -> Transport:
         if direct:
-            return direct_transport(addresses, connect_timeout_s=connect_timeout)
-        return ChannelTransport(addresses, connect_timeout_s=connect_timeout, token=token, tls=tls)
+            return direct_transport(servers, connect_timeout_s=connect_timeout)
+        return ChannelTransport(servers, connect_timeout_s=connect_timeout, token=token, tls=tls)
 
     return _Connecting(lambda: Cluster(transport(), timeout_s=timeout))
 

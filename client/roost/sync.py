@@ -168,7 +168,7 @@ def connect(
     timeout: float = DEADLINE_S,
     connect_timeout: float = CONNECT_TIMEOUT_S,
 ) -> Cluster:
-    """Connect from code without an event loop; the arguments are those of `roost.connect`."""
+    """Connect from code without an event loop; arguments and errors are those of `roost.connect`."""
     return Cluster(
         lambda: client.connect(
             *addresses,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from roost.adapters.addresses import checked
 from roost.adapters.settings import check_ranges, knob
+from roost.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,11 @@ class RouterConfig:
     limits: Limits = field(default_factory=Limits)
 
     def addresses(self) -> tuple[str, ...]:
-        """The nodes to begin with. Raises ValueError when there is none."""
+        """The nodes to begin with. Raises ValueError when there is none, or one that is no host:port."""
         found = tuple(word.strip() for word in self.nodes.split(",") if word.strip())
         if not found:
             raise ValueError("nodes is empty: give at least one host:port")
-        return found
+        try:
+            return checked(found)
+        except InvalidArgumentError as error:
+            raise ValueError(f"nodes: {error}") from None

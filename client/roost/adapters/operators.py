@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from roost.adapters.addresses import checked
 from roost.adapters.channel import OPTIONS, error_of, said_by_roost
 from roost.errors import UnavailableError
 from roost.v1 import admin_pb2_grpc
@@ -59,12 +60,12 @@ async def ask(
     Raises what the server says, or when the time is over UnavailableError; of an order that was sent,
     OutcomeUnknownError.
     """
-    asked = _Asked()
+    asked, servers = _Asked(), checked(addresses)
     loop = asyncio.get_running_loop()
     begun = loop.time()
     end = begun + timeout_s
     while True:
-        for address in addresses:
+        for address in servers:
             async with grpc.aio.insecure_channel(
                 address, options=OPTIONS, interceptors=[asked]
             ) as channel:

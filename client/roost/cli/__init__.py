@@ -7,8 +7,9 @@ from importlib.metadata import entry_points
 
 import click
 
+from roost.adapters.addresses import checked
 from roost.cli.output import fail
-from roost.errors import RoostError
+from roost.errors import InvalidArgumentError, RoostError
 from roost.local import load_server
 
 
@@ -68,7 +69,30 @@ def build() -> click.Group:
         *(cluster.drain, cluster.move, rescue.cluster),
     ):
         group.add_command(command)
+    _check_addresses(group)
     return group
+
+
+class _Addresses(click.ParamType[str]):
+    """One `host:port`, or several with commas: anything else is wrong usage, before anything begins."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return ",".join(checked(value.split(",")))
+        except InvalidArgumentError as error:
+            self.fail(error.message, param, ctx)
+
+
+def _check_addresses(group: click.Group) -> None:
+    """Of all commands that have an `--address`, whoever declares it."""
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            _check_addresses(command)
+        for param in command.params:
+            if param.name == "address":
+                param.type = _Addresses()
 
 
 def main() -> None:
