@@ -64,7 +64,16 @@ class Cluster:
         self._connecting = self._make()
         return await self._connecting.__aenter__()
 
+    async def _end_tasks(self) -> None:
+        """As `asyncio.run` does: what is left (gRPC's own, mostly) ends here, not when it is collected."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+
     def _stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end_tasks(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

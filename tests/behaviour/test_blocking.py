@@ -73,6 +73,17 @@ def test_calls_streams_options_outcome_and_the_catalog(address: str) -> None:
             untyped.increment(by="much")
 
 
+def test_nothing_is_left_on_its_loop_when_it_is_closed(address: str) -> None:
+    left: list[asyncio.Task[None]] = []
+    with roost.sync.connect(address) as cluster:
+
+        async def begin() -> None:
+            left.append(asyncio.create_task(asyncio.sleep(3600)))
+
+        cluster._run(begin())
+    assert left[0].cancelled()
+
+
 def test_it_can_be_shared_between_threads(address: str) -> None:
     with roost.sync.connect(address) as cluster:
         counter = cluster.object(Counter, "c")
