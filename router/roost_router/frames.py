@@ -160,6 +160,11 @@ class PlainWords:
         )
         return message.SerializeToString()
 
+    def name(self, body: bytes) -> str:
+        """A call as people are to read of it."""
+        call = objects_pb2.Call.FromString(body)
+        return f"{call.class_name}/{call.key}.{call.method}"
+
     def unsure(self, refusal: bytes) -> bytes:
         """A refusal that does not say any more that nothing happened."""
         return refusal + _UNSURE

@@ -27,6 +27,9 @@ class SimulatedWords:
     def outcome(self, status: Status, info: ErrorInfo) -> bytes:
         return msgspec.msgpack.encode(Outcome(0, 0, status=int(status), error=info))
 
+    def name(self, body: bytes) -> str:
+        return "a call"
+
     def unsure(self, refusal: bytes) -> bytes:
         reply = msgspec.msgpack.decode(refusal, type=Reply)
         assert reply.error is not None, "a refusal says why"

@@ -33,6 +33,9 @@ class Words:
 
     outcome = reply
 
+    def name(self, body: bytes) -> str:
+        return body.decode()
+
     def unsure(self, refusal: bytes) -> bytes:
         return b"maybe: " + refusal
 
@@ -232,6 +235,17 @@ def test_a_deadline_takes_an_attempt_back_before_it_is_told_and_does_not_claim_t
     assert link.take() == [Sent(Kind.CANCEL, sent.id)]
     (answer,) = rig.client.take()
     assert answer.body.startswith(b"DEADLINE_EXCEEDED 1")
+
+
+def test_a_stream_of_which_items_came_ends_by_its_deadline_and_not_by_its_owners_silence() -> None:
+    rig = Rig()
+    link = rig.own("a")
+    rig.call(1, kind=Kind.STREAM)
+    (sent,) = link.take()
+    rig.core.on_item(link, sent.id, b"item")
+    rig.core.on_tick(1000 + ANSWER_SLACK_MS + 10)
+    _, answer = rig.client.take()
+    assert answer.body == b"DEADLINE_EXCEEDED 1 the deadline of call 1 passed"
 
 
 def test_an_attempt_that_was_lost_may_have_had_its_effect() -> None:

@@ -54,6 +54,9 @@ class Words(Protocol):
     def outcome(self, status: Status, info: ErrorInfo) -> bytes:
         """The body of the answer to a query."""
 
+    def name(self, body: bytes) -> str:
+        """A call as people are to read of it: Class/key.method."""
+
     def unsure(self, refusal: bytes) -> bytes:
         """A refusal that does not say any more that nothing happened."""
 
@@ -277,7 +280,9 @@ class Forwarder:
             kind = Kind.OUTCOME if call.kind is Kind.QUERY else Kind.REPLY
             self._end(call, kind, call.refusal)
             return
-        if under_way or call.is_unsure:
+        if call.got_items:  # it has answered all the time
+            info = ErrorInfo(f"the deadline of {self._words.name(call.body)} passed", MAYBE_EFFECT)
+        elif under_way or call.is_unsure:
             why = f"the owner of shard {call.shard} has not answered in time"
             info = ErrorInfo(why, MAYBE_EFFECT)
         else:
