@@ -29,3 +29,16 @@ def test_a_few_are_told_one_by_one_and_many_in_one_line(caplog: pytest.LogCaptur
     (record,) = caplog.records
     assert record.message == "own shards"
     assert (record.count, record.shards) == (101, "0-99, 200")  # type: ignore[attr-defined]
+
+
+def test_a_line_of_many_single_shards_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("roost_node.test")
+    caplog.set_level(logging.INFO, logger=log.name)
+    said = Announcements(log)
+    for number in range(0, 1000, 2):
+        said.add("shard lost", ShardId(number), Epoch(3))
+    said.say()
+    (record,) = caplog.records
+    assert record.message == "shards lost"
+    shown = ", ".join(str(number) for number in range(0, 40, 2))
+    assert (record.count, record.shards) == (500, f"{shown} ...")  # type: ignore[attr-defined]

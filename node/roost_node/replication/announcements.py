@@ -11,6 +11,8 @@ from roost.cluster.ids import ShardId, ranges
 from roost_node.core.record import Epoch
 
 FEW = 8
+SHOWN = 20
+"""Runs of shards in a line: shards that were dealt out singly would make it endless."""
 
 
 class Announcements:
@@ -32,5 +34,7 @@ class Announcements:
                 for shard, epoch in of:
                     self._log.info(what, extra={"shard": shard, "epoch": epoch})
             else:
-                shards = ranges(shard for shard, _ in of)
-                self._log.info(f"{what}s", extra={"count": len(of), "shards": shards})
+                runs = ranges(shard for shard, _ in of).split(", ")
+                shards = ", ".join(runs[:SHOWN]) + (" ..." if len(runs) > SHOWN else "")
+                many = what.replace("shard", "shards")
+                self._log.info(many, extra={"count": len(of), "shards": shards})
