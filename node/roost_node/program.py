@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +19,7 @@ from roost.adapters.serving import serve_metrics
 from roost.errors import RoostError
 from roost_node.cluster import Member, cluster_store
 from roost_node.config import NodeConfig
-from roost_node.host.loader import Application, LoadError
+from roost_node.host.loader import Application, LoadError, users_trace
 from roost_node.host.memory import return_large_blocks
 from roost_node.node import Node
 from roost_node.ownership.etcd import EtcdCoordinator
@@ -57,8 +56,8 @@ def run(
     except LoadError as error:
         log.critical("%s", error)
         return 1
-    except Exception:
-        log.critical("%s cannot be loaded:\n%s", application.target, traceback.format_exc())
+    except Exception as error:
+        log.critical("%s cannot be loaded:\n%s", application.target, users_trace(error))
         return 1
     # The thread that flushes asks for the GIL several times a flush, and gets it after this long at the
     # latest. With the default of 5 ms a flush of 0.3 ms was measured to come back after 15 ms from a
@@ -216,8 +215,8 @@ async def _watch(node: Node, application: Application, stop: asyncio.Event) -> N
         except LoadError as error:
             log.error("not reloaded: %s", error)  # noqa: TRY400  # no trace: it is the user's mistake
             continue
-        except Exception:  # whatever the user's code raises
-            log.error("not reloaded, the old code goes on:\n%s", traceback.format_exc())  # noqa: TRY400
+        except Exception as error:  # whatever the user's code raises
+            log.error("not reloaded, the old code goes on:\n%s", users_trace(error))  # noqa: TRY400
             continue
         await node.reload(classes)
         log.info("reloaded", extra={"classes": ",".join(sorted(classes))})

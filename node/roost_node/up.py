@@ -13,7 +13,6 @@ import fcntl
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from rich.text import Text
 
 from roost.v1 import admin_pb2, admin_pb2_grpc
 from roost_node.config import NodeConfig
-from roost_node.host.loader import Application, LoadError
+from roost_node.host.loader import Application, LoadError, users_trace
 from roost_node.local_cluster import LocalCluster, RefusedError, find_etcd
 
 COLORS = ("cyan", "green", "yellow", "magenta", "blue")
@@ -212,8 +211,8 @@ def up(
         Application(target).load()
     except LoadError as error:
         raise click.UsageError(str(error)) from None
-    except Exception:  # whatever the user's code raises
-        click.echo(f"{target} cannot be loaded:\n{traceback.format_exc()}", err=True)
+    except Exception as error:  # whatever the user's code raises
+        click.echo(f"{target} cannot be loaded:\n{users_trace(error)}", err=True)
         raise SystemExit(1) from None
     etcd = find_etcd()
     if etcd is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roost_node.host.loader import Application, LoadError
+from roost_node.host.loader import Application, LoadError, users_trace
 
 CODE = """
 from {helper} import BY
@@ -54,3 +54,34 @@ def test_code_that_could_not_be_loaded_is_tried_again_only_when_it_changes(tmp_p
     assert application.is_stale()
     app.unlink()
     assert application.is_stale()
+
+
+@pytest.mark.parametrize("text", ["def broken(:", "import there_is_no_such_module", "1 / 0"])
+def test_a_traceback_begins_with_the_users_own_code(tmp_path: Path, text: str) -> None:
+    app = tmp_path / "broken_app.py"
+    app.write_text(text)
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # whatever it is
+        Application(str(app)).load()
+    first = next(line for line in users_trace(raised.value).splitlines() if "File " in line)
+    assert "broken_app.py" in first
+
+
+def test_a_module_that_breaks_shows_its_own_lines_and_one_that_is_not_there_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_module.py").write_text("import there_is_no_such_module")
+    with pytest.raises(ModuleNotFoundError) as raised:
+        Application("broken_module").load()
+    first = next(line for line in users_trace(raised.value).splitlines() if "File " in line)
+    assert "broken_module.py" in first
+    for missing in ("no_such_app", "no_such_app.objects"):
+        with pytest.raises(LoadError, match=f"there is no module {missing}"):
+            Application(missing).load()
+
+
+def test_a_file_of_something_else_is_no_application(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# Read me")
+    with pytest.raises(LoadError, match="is no Python file"):
+        Application(str(readme))

@@ -9,12 +9,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
 
 from roost.object import ClassSpec, DurableObject, spec_of
+
+IMPORTLIB = (importlib.__file__, "<frozen importlib")
+"""Files whose code stands between us and the first line of a module."""
 
 
 class LoadError(Exception):
@@ -32,6 +36,8 @@ class Application:
         self._module = path if self._file is None else self._file.stem
         if self._file is not None and not self._file.is_file():
             raise LoadError(f"there is no file {path}")
+        if self._file is None and Path(path).suffix and Path(path).is_file():
+            raise LoadError(f"{path} is no Python file: give one, or a module")
         self._folder = (self._file.parent if self._file else Path.cwd()).resolve()
         self._read: dict[Path, int] = {}
 
@@ -72,7 +78,12 @@ class Application:
         if folder not in sys.path:
             sys.path.insert(0, folder)
         if self._file is None:
-            return importlib.import_module(self._module)
+            try:
+                return importlib.import_module(self._module)
+            except ModuleNotFoundError as error:
+                if error.name and f"{self._module}.".startswith(f"{error.name}."):
+                    raise LoadError(f"there is no module {self._module}") from None
+                raise  # one that the user's code imports
         spec = importlib.util.spec_from_file_location(self._module, self._file)
         if spec is None or spec.loader is None:
             raise LoadError(f"{self._file} cannot be imported")
@@ -96,6 +107,19 @@ class Application:
         if not found:
             raise LoadError(f"{self.target} defines no class that derives from roost.DurableObject")
         return specs_of(found)
+
+
+def users_trace(error: BaseException) -> str:
+    """The traceback from the first line of the user's own code on: what led there is ours."""
+    users = trace = error.__traceback__
+    while trace is not None:
+        ours = trace.tb_frame.f_code.co_filename == __file__
+        trace = trace.tb_next
+        if ours:
+            users = trace
+    while users is not None and users.tb_frame.f_code.co_filename.startswith(IMPORTLIB):
+        users = users.tb_next
+    return "".join(traceback.format_exception(type(error), error, users))
 
 
 def specs_of(classes: Sequence[type[DurableObject]]) -> dict[str, ClassSpec]:
