@@ -31,7 +31,10 @@ def bench(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Call a method of many objects from many callers: roost bench Counter increment."""
+    """Call a method of many objects from many callers: roost bench Counter increment.
+
+    The objects are bench-0, bench-1 and so on, of that class; what the method stores in them stays.
+    """
     arguments = dict(map(parse_argument, args))
 
     async def work(cluster: Cluster) -> None:
