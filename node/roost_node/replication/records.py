@@ -25,6 +25,7 @@ from roost_node.ownership.coordinator import (
     CoordinatorRefusedError,
     UnansweredError,
 )
+from roost_node.replication.announcements import some
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Records:
             pass  # O2
         except (CoordinatorDownError, CoordinatorRefusedError) as error:
             succeeded = False  # certainly not carried out
-            shards = [one.shard for one in together]
+            shards = some(one.shard for one in together)
             log.info("records not changed", extra={"shards": shards, "error": error.message})
         for one in together:
             self.listener.on_change_answered(one.shard, one.token, succeeded, revision)
