@@ -22,6 +22,7 @@ from roost.adapters.addresses import checked
 from roost.adapters.channel import ChannelTransport, Tls
 from roost.adapters.direct import direct_transport
 from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Transport
+from roost.cluster.ids import ranges
 from roost.cluster.ids import request_id as make_request_id
 from roost.errors import InvalidArgumentError, OutcomeUnknownError, RoostError, UnavailableError
 from roost.options import (
@@ -30,6 +31,7 @@ from roost.options import (
     PAGE_OBJECTS,
     RECONNECT_S_MAX,
     RECONNECT_S_MIN,
+    SHARDS_NAMED,
     STREAM_CREDIT,
 )
 from roost.stub import Order, Stub, make_stub, stub_of
@@ -369,15 +371,25 @@ class Cluster:
         return Unknown()
 
     async def objects(self, cls: type[Any] | str, *, prefix: str = "") -> AsyncIterator[ObjectInfo]:
-        """Objects of a class of which something is stored, by key; read page by page."""
+        """Objects of a class of which something is stored, by shard and key; read page by page.
+
+        Raises UnavailableError at the end where that was not all: a shard has no owner now, or the server is
+        a node of a cluster, which lists its own.
+        """
         name = cls if isinstance(cls, str) else cls.__name__
         token = b""
         while True:
-            page, token = await self._transport.list_objects(name, prefix, PAGE_OBJECTS, token)
-            for info in page:
+            page = await self._transport.list_objects(name, prefix, PAGE_OBJECTS, token)
+            for info in page.objects:
                 yield info
+            token = page.next_token
             if not token:
-                return
+                break
+        if page.unlisted:
+            raise UnavailableError(
+                f"the list is incomplete: nobody who was asked owns {len(page.unlisted)} of the shards"
+                f" ({ranges(page.unlisted[:SHARDS_NAMED])}): ask a router, and see `roost status`"
+            )
 
     async def show(self, cls: type[Any] | str, key: str) -> ObjectDetail | None:
         """One object as it is stored; None: nothing of it is."""

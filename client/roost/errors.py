@@ -172,7 +172,7 @@ class DiskFullError(UnavailableError):
 
 
 class NotOwnerError(UnavailableError):
-    """This node does not own the object's shard; the client follows by itself."""
+    """This node does not own the object's shard; routers follow, and clients with `direct=True`."""
 
 
 class OutcomeUnknownError(RoostError):

@@ -103,7 +103,7 @@ class Admin(RescueServicer):
         ],
     ) -> admin_pb2.ListObjectsReply:
         """A page of the catalog."""
-        page, token = await answer(
+        page = await answer(
             context,
             catalog.list_objects(
                 self._node.host,
@@ -114,7 +114,9 @@ class Admin(RescueServicer):
             ),
         )
         return admin_pb2.ListObjectsReply(
-            objects=[info_to_pb(info) for info in page], next_page_token=token
+            objects=map(info_to_pb, page.objects),
+            next_page_token=page.next_token,
+            unlisted=page.unlisted,
         )
 
     async def ShowObject(

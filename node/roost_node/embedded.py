@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectPage, Opened, Receiver
 from roost.errors import OutcomeUnknownError, RoostError
 from roost.object import DurableObject
 from roost.wire.messages import (
@@ -133,7 +133,7 @@ class Embedded:
 
     async def list_objects(
         self, class_name: str, prefix: str, limit: int, page_token: bytes
-    ) -> tuple[list[ObjectInfo], bytes]:
+    ) -> ObjectPage:
         """A page of the catalog."""
         return await catalog.list_objects(self.node.host, class_name, prefix, limit, page_token)
 

@@ -32,6 +32,7 @@ from roost_node.core.record import (
 )
 from roost_node.core.rescue import Copies, Copy, given_up, missing, recovered
 from roost_node.node import Node
+from roost_node.ownership.coordinator import CoordinatorRefusedError
 from roost_node.view import ClusterView
 
 ASK_S = 5.0
@@ -106,7 +107,10 @@ class Rescue:
         if not level:
             sessions = (await self._view.read()).sessions
             level = min((info.format_level for info in sessions.values()), default=FORMAT_LEVEL)
-        return (await self._view.raise_format_level(level)).format_level
+        try:
+            return (await self._view.raise_format_level(level)).format_level
+        except CoordinatorRefusedError as error:
+            raise InvalidArgumentError(error.message) from None
 
     async def events(self) -> list[Event]:
         """What was done."""

@@ -13,10 +13,10 @@ from roost.adapters.translate import (
     call_to_pb,
     detail_from_pb,
     from_server_frame,
-    info_from_pb,
+    page_from_pb,
     status_from_pb,
 )
-from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectPage, Opened, Receiver
 from roost.errors import UnavailableError
 from roost.v1 import admin_pb2, objects_pb2
 from roost.wire.messages import Call, Cancel, Credit, Query, Skip, ToServer
@@ -127,13 +127,12 @@ class Direct:
 
     async def list_objects(
         self, class_name: str, prefix: str, limit: int, page_token: bytes
-    ) -> tuple[list[ObjectInfo], bytes]:
+    ) -> ObjectPage:
         """A page of the catalogs of all nodes."""
         request = admin_pb2.ListObjectsRequest(
             class_name=class_name, prefix=prefix, limit=limit, page_token=page_token
         )
-        reply = await self._operators.list_objects(request, ANSWER_S)
-        return [info_from_pb(info) for info in reply.objects], reply.next_page_token
+        return page_from_pb(await self._operators.list_objects(request, ANSWER_S))
 
     async def show_object(self, class_name: str, key: str) -> ObjectDetail | None:
         """One object, from its owner."""

@@ -23,7 +23,8 @@ PAUSE_S = 0.05
 READY_S = 2.0  # for a first node to be found: whoever asks asks again
 ASK_SHARE = 0.9
 """Of the time that there is: our own word on what failed is to be there before the asker's deadline."""
-
+MOVE_S = 2.0
+"""How long a list waits for an owner of a shard."""
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 
@@ -62,10 +63,17 @@ class Operators:
     ) -> admin_pb2.ListObjectsReply:
         """A page: each node's next objects, of which the first are the cluster's next."""
         limit = min(request.limit or PAGE_DEFAULT, PAGE_MAX)
-        pages = await self._from_all(
-            lambda stub, left_s: stub.ListObjects(request, timeout=left_s), left_s
-        )
-        return merge_pages(pages, limit, self._is_owner)
+        end_s = self._router.monotonic_s() + min(left_s / 2, MOVE_S)
+        while True:
+            pages = await self._from_all(
+                lambda stub, left_s: stub.ListObjects(request, timeout=left_s), left_s / 2
+            )
+            page = merge_pages(pages, limit, self._is_owner)
+            if not pages:
+                page.unlisted.extend(range(self._router.table.map.shape.shards))
+            if not page.unlisted or self._router.monotonic_s() > end_s:
+                return page
+            await asyncio.sleep(PAUSE_S)  # a shard that moves is with nobody for a moment
 
     def _is_owner(self, info: admin_pb2.ObjectInfo) -> bool:
         table = self._router.table
@@ -209,7 +217,7 @@ def merge_pages(
     limit: int,
     is_owner: Callable[[admin_pb2.ObjectInfo], bool],
 ) -> admin_pb2.ListObjectsReply:
-    """The first `limit` of all; of two lines about one object, the owner's."""
+    """The first `limit` of all; of two lines about one object, the owner's. What none of them owns is not listed."""
     lines: dict[bytes, admin_pb2.ObjectInfo] = {}
     for page in pages:
         for info in page.objects:
@@ -223,4 +231,5 @@ def merge_pages(
     return admin_pb2.ListObjectsReply(
         objects=[lines[position] for position in taken],
         next_page_token=taken[-1] if more and taken else b"",
+        unlisted=sorted(set.intersection(*(set(page.unlisted) for page in pages))) if pages else (),
     )

@@ -97,11 +97,11 @@ def test_what_a_caller_was_told_is_shown_and_listed_though_the_state_is_behind()
             detail = await catalog.show_object(host, "Count", "a")
             assert detail is not None
             assert detail.fields_json == '{"count":1}'
-            page, token = await catalog.list_objects(host, "Count", "", 1, b"")
-            assert [info.key for info in page] == ["a"]
-            page, _ = await catalog.list_objects(host, "Count", "", 2, token)
-            assert [info.key for info in page] == ["b"]
-            assert await catalog.list_objects(host, "Count", "c", 2, b"") == ([], b"")
+            page = await catalog.list_objects(host, "Count", "", 1, b"")
+            assert [info.key for info in page.objects] == ["a"]
+            page = await catalog.list_objects(host, "Count", "", 2, page.next_token)
+            assert [info.key for info in page.objects] == ["b"]
+            assert await catalog.list_objects(host, "Count", "c", 2, b"") == ([], b"", ())
 
     play(scenario())
 

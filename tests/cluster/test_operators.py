@@ -122,7 +122,16 @@ def test_an_operator_sees_the_cluster_drains_a_node_and_moves_a_shard(tmp_path: 
         done = command(processes, "router", "explain", "Cuonter", "x")
         assert done.returncode == 1
         assert "no class 'Cuonter' is served here: there is Counter" in done.stderr
-        command(processes, "router", "call", "Counter", "x", "increment")
+        for name in "abc":  # whoever owns it
+            assert command(processes, name, "call", "Counter", "x", "increment").returncode == 0
+            assert command(processes, name, "objects", "show", "Counter", "x").returncode == 0
+        assert [o["key"] for o in ask(processes, "router", "objects", "list")] == ["x"]
+        done = command(processes, "a", "objects", "list", "--json")
+        assert done.returncode == 1, "a node lists its own"
+        assert "the list is incomplete: nobody who was asked owns" in done.stderr
+        done = command(processes, "router", "cluster", "recover", "--json")
+        assert "generation" not in json.loads(done.stdout).get("event", {}), "it only looked"
+        assert ask(processes, "router", "cluster", "events") == []
         assert ask(processes, "c", "explain", "Counter", "x")["live"]
 
         done = command(processes, "router", "drain", "nobody")

@@ -17,7 +17,7 @@ import msgspec
 
 from roost import client as client_module
 from roost import stub as stub_module
-from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectPage, Opened, Receiver
 from roost.client import Cluster
 from roost.errors import UnavailableError
 from roost.wire.messages import Call, Cancel, Credit, Query, Skip, ToClient, ToServer
@@ -281,7 +281,7 @@ class SimulatedLink:
 
     async def list_objects(
         self, class_name: str, prefix: str, limit: int, page_token: bytes
-    ) -> tuple[list[ObjectInfo], bytes]:
+    ) -> ObjectPage:
         raise NotImplementedError
 
     async def show_object(self, class_name: str, key: str) -> ObjectDetail | None:

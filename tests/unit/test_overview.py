@@ -133,7 +133,12 @@ def test_stores_are_called_by_id_by_its_beginning_or_by_address() -> None:
     )
     assert store_of("ab123", found) == "ab1234"
     assert store_of("ab12", found) == "ab12", "a whole id is not the beginning of another"
+    with pytest.raises(InvalidArgumentError, match="no store is called 'a'"):
+        store_of("a", found)  # two stores begin so, but of one alone it would be true by chance
     assert store_of("h:2", found) == "ab1234"
+    there = msgspec.structs.replace(other, address="127.0.0.1:7401")
+    local = msgspec.structs.replace(found, sessions={other.store: there})
+    assert store_of("localhost:7401", local) == "ab1234", "as it was started, perhaps"
     for wrong in ("ab", "", "zz"):
         with pytest.raises(InvalidArgumentError, match=r"ab12 \(h:1\), ab1234 \(h:2\)"):
             store_of(wrong, found)

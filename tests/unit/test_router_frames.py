@@ -159,6 +159,11 @@ def test_pages_of_all_nodes_merge_to_one_list_without_gaps_or_repeats(
     assert seen == list(range(len(placed)))
 
 
+def test_what_no_node_owns_is_not_in_the_list() -> None:
+    pages = [admin_pb2.ListObjectsReply(unlisted=unlisted) for unlisted in ([1, 2, 7], [0, 2, 7])]
+    assert merge_pages(pages, 10, lambda info: True).unlisted == [2, 7]
+
+
 def test_a_refusal_that_says_maybe_says_all_else_as_before() -> None:
     refusal = objects_pb2.Reply(
         status=types_pb2.OVERLOADED,

@@ -16,11 +16,11 @@ from roost.adapters.translate import (
     client_frame,
     detail_from_pb,
     from_server_frame,
-    info_from_pb,
+    page_from_pb,
     size_of,
     status_from_pb,
 )
-from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, Opened, Receiver
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectPage, Opened, Receiver
 from roost.errors import OutcomeUnknownError, RoostError, UnavailableError
 from roost.options import RECONNECT_S_MAX, RECONNECT_S_MIN
 from roost.v1 import admin_pb2, admin_pb2_grpc, objects_pb2, objects_pb2_grpc
@@ -193,7 +193,7 @@ class ChannelTransport:
 
     async def list_objects(
         self, class_name: str, prefix: str, limit: int, page_token: bytes
-    ) -> tuple[list[ObjectInfo], bytes]:
+    ) -> ObjectPage:
         """A page of the catalog."""
         request = admin_pb2.ListObjectsRequest(
             class_name=class_name, prefix=prefix, limit=limit, page_token=page_token
@@ -202,7 +202,7 @@ class ChannelTransport:
             reply = await self._admin().ListObjects(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of(error, is_read=True) from None
-        return [info_from_pb(info) for info in reply.objects], reply.next_page_token
+        return page_from_pb(reply)
 
     async def show_object(self, class_name: str, key: str) -> ObjectDetail | None:
         """One object."""

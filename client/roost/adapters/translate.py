@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo
+from roost.adapters.transport import NodeStatus, ObjectDetail, ObjectInfo, ObjectPage
 from roost.v1 import admin_pb2, objects_pb2, types_pb2
 from roost.wire.messages import (
     Call,
@@ -248,6 +248,13 @@ def info_to_pb(info: ObjectInfo) -> admin_pb2.ObjectInfo:
         owner=info.owner,
         live=info.live,
         position=info.position,
+    )
+
+
+def page_from_pb(reply: admin_pb2.ListObjectsReply) -> ObjectPage:
+    """From the wire."""
+    return ObjectPage(
+        list(map(info_from_pb, reply.objects)), reply.next_page_token, tuple(reply.unlisted)
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from roost.wire.messages import ToClient, ToServer
 
@@ -40,6 +41,14 @@ class ObjectInfo:
     def changed_at(self) -> float:
         """Seconds since 1970."""
         return self.changed_ms / 1000
+
+
+class ObjectPage(NamedTuple):
+    """A part of the catalog."""
+
+    objects: list[ObjectInfo]
+    next_token: bytes  # of the next page; empty: that was the end
+    unlisted: Sequence[int]  # shards whose objects are not here: nobody who was asked owns them
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +103,8 @@ class Transport(Protocol):
 
     async def list_objects(
         self, class_name: str, prefix: str, limit: int, page_token: bytes
-    ) -> tuple[list[ObjectInfo], bytes]:
-        """A page of the catalog, and the token of the next (empty: that was the end)."""
+    ) -> ObjectPage:
+        """A page of the catalog."""
 
     async def show_object(self, class_name: str, key: str) -> ObjectDetail | None:
         """One object; None: nothing of it is stored."""

@@ -178,7 +178,7 @@ def move(
     shard: int, store: str | None, off: bool, address: str, timeout: float, as_json: bool
 ) -> None:
     """Have a shard owned by a store, as long as that one lives."""
-    if (store is None) is not off:
+    if (not store) is not off:
         raise click.UsageError("give a STORE, or --off without one")
     request = admin_pb2.MoveRequest(shard=shard, store_id=store or "")
     found = get(address, timeout, lambda s, t: s.Move(request, timeout=t))

@@ -10,6 +10,7 @@ import msgspec
 from roost.adapters.transport import ObjectInfo
 from roost.cli.output import moment, print_json, print_table, remote, run
 from roost.client import Cluster
+from roost.errors import RoostError, UnavailableError
 
 
 @click.group()
@@ -31,21 +32,37 @@ def list_(
 
     async def work(cluster: Cluster) -> None:
         found: list[ObjectInfo] = []
-        async for info in cluster.objects(class_name, prefix=prefix):
-            found.append(info)
-            if len(found) == limit:
-                break
+        incomplete: RoostError | None = None
+        try:
+            async for info in cluster.objects(class_name, prefix=prefix):
+                found.append(info)
+                if len(found) == limit:
+                    break
+        except UnavailableError as error:
+            incomplete = error  # after what there is
         found.sort(key=lambda info: (info.class_name, info.key))
         if as_json:
             print_json([as_dict(info) for info in found])
-            return
-        print_table(
-            ("class", "key", "bytes", "changed", "live"),
-            [
-                (i.class_name, i.key, i.size_bytes, moment(i.changed_ms), "yes" if i.live else "")
-                for i in found
-            ],
-        )
+        else:
+            print_table(
+                ("class", "key", "bytes", "changed", "live"),
+                [
+                    (
+                        *(i.class_name, i.key, i.size_bytes),
+                        *(moment(i.changed_ms), "yes" if i.live else ""),
+                    )
+                    for i in found
+                ],
+            )
+        if incomplete is not None:
+            raise incomplete
+        if (
+            class_name
+            and not found
+            and class_name not in (served := (await cluster.status()).classes)
+        ):
+            there = ", ".join(served)
+            click.echo(f"no class {class_name!r} is served here: there is {there}", err=True)
 
     run(address, timeout, work)
 
@@ -93,7 +110,9 @@ def delete(
     class_name: str, key: str, yes: bool, address: str, timeout: float, as_json: bool
 ) -> None:
     """Delete all that an object stores; exit status 1 if there was nothing."""
-    if not yes and not as_json:
+    if not yes and as_json:
+        raise click.UsageError("--json does not ask: give --yes to delete")
+    if not yes:
         click.confirm(f"Delete {class_name}/{key} for good?", abort=True)
 
     async def work(cluster: Cluster) -> None:

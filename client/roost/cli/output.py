@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import roost
 from roost.adapters.settings import config_option
 from roost.client import Cluster
-from roost.errors import ObjectError, RoostError
+from roost.errors import NotOwnerError, ObjectError, RoostError
 from roost.wire.codec import encode_for_people
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,14 +58,21 @@ def remote(function: F) -> F:
 
 
 def run(address: str, timeout: float, work: Callable[[Cluster], Coroutine[Any, Any, None]]) -> None:
-    """Connect, do the work; a Roost error is shown and ends the command with status 1."""
+    """Connect, do the work; a Roost error is shown and ends the command with status 1.
 
-    async def connected() -> None:
-        async with roost.connect(*address.split(","), timeout=timeout) as cluster:
+    A node of a cluster, instead of a router, says that another one owns the object: then straight to that one.
+    """
+
+    async def connected(*, direct: bool) -> None:
+        servers = address.split(",")
+        async with roost.connect(*servers, timeout=timeout, direct=direct) as cluster:
             await work(cluster)
 
     try:
-        asyncio.run(connected())
+        try:
+            asyncio.run(connected(direct=False))
+        except NotOwnerError:
+            asyncio.run(connected(direct=True))
     except RoostError as error:
         fail(error)
         raise SystemExit(1) from None
@@ -72,12 +80,20 @@ def run(address: str, timeout: float, work: Callable[[Cluster], Coroutine[Any, A
 
 def fail(error: RoostError) -> None:
     """Show an error on standard error."""
-    console = Console(stderr=True, highlight=False)
-    console.print(
-        f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
-    )  # one line in a pipe, whatever its length
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    kind = error.type if isinstance(error, ObjectError) else type(error).__name__
+    # One line in a pipe, whatever its length.
+    console.print(printable(f"{kind}: {error}"), style="red", soft_wrap=True)
     if isinstance(error, ObjectError) and error.traceback:
-        console.print(error.traceback, style="dim", markup=False, soft_wrap=True)
+        console.print(printable(error.traceback), style="dim", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """What others wrote, without what would tell the terminal something: control characters are shown as escapes."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def print_json(value: Any) -> None:
@@ -91,8 +107,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console = Console(highlight=False)
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 200
     console.print(table)

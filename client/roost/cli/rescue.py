@@ -25,7 +25,7 @@ def cluster() -> None:
     metavar="STORE",
     help="A store that will never come back; repeatable. What only it has is lost.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask; implied by --json.")
+@click.option("--yes", is_flag=True, help="Do it without asking; --json without it only looks.")
 @remote
 def recover(
     without: tuple[str, ...], yes: bool, address: str, timeout: float, as_json: bool
@@ -35,10 +35,14 @@ def recover(
     Asks every node what its disk holds, gives each shard to the stores that have all of it, and raises the
     cluster's generation: from then on nodes believe etcd again. Start all nodes first. May be run again.
     """
-    look = admin_pb2.RecoverRequest(without=without, only_look=True)
-    if not yes and not as_json:
+    if not yes:
+        look = admin_pb2.RecoverRequest(without=without, only_look=True)
         seen = get(address, timeout, lambda s, t: s.Recover(look, timeout=t))
+        if as_json:
+            print_json(as_dict(seen))
+            return
         _show(seen)
+        click.echo("Needed only where etcd was restored from a backup, or has lost its data.")
         click.confirm("Write these records, and begin a new generation?", abort=True)
     request = admin_pb2.RecoverRequest(without=without)
     done = get(address, timeout, lambda s, t: s.Recover(request, timeout=t))

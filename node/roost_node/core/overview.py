@@ -29,6 +29,9 @@ from roost_node.core.record import (
     is_gone,
 )
 
+PREFIX_MIN = 4
+"""Digits of a store's id that name it, if they are enough: one alone is rather somebody's "node 1"."""
+
 
 class ShardState(enum.StrEnum):
     """How a shard is, the worst first."""
@@ -161,8 +164,10 @@ def places_now(found: Map, gone: frozenset[StoreId] = frozenset()) -> dict[Store
 def store_of(text: str, found: Map) -> StoreId:
     """Whom an operator means. Raises InvalidArgumentError, with those that there are."""
     places = places_now(found)
-    by_address = [info.store for info in found.sessions.values() if info.address == text]
-    named = by_address or [store for store in places if text and store.startswith(text)]
+    address = text.replace("localhost:", "127.0.0.1:", 1)
+    by_address = [i.store for i in found.sessions.values() if i.address in (text, address)]
+    is_long = len(text) >= PREFIX_MIN
+    named = by_address or [store for store in places if is_long and store.startswith(text)]
     if StoreId(text) in places:
         named = [StoreId(text)]
     if len(named) != 1:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from roost.adapters.transport import ObjectDetail, ObjectInfo
+from roost.adapters.transport import ObjectDetail, ObjectInfo, ObjectPage
 from roost.cluster.ids import check_key
 from roost.errors import InvalidArgumentError
 from roost.wire.codec import decode_any, encode_for_people
@@ -30,8 +30,8 @@ ROWS_AT_ONCE = 256  # counted before the loop gets a turn
 
 async def list_objects(
     host: Host, class_name: str, prefix: str, limit: int, page_token: bytes
-) -> tuple[list[ObjectInfo], bytes]:
-    """A page of the catalog, ordered by shard, then class and key; and the token of the next page.
+) -> ObjectPage:
+    """A page of the catalog, ordered by shard, then class and key.
 
     Committed state only: an object whose first entry is under way is waited for.
     """
@@ -42,7 +42,7 @@ async def list_objects(
 
 def _list_objects(
     host: Host, class_name: str, prefix: str, limit: int, page_token: bytes
-) -> tuple[list[ObjectInfo], bytes]:
+) -> ObjectPage:
     limit = min(limit or 100, PAGE_MAX)
     if prefix and not class_name:
         raise InvalidArgumentError("a prefix needs a class")
@@ -53,15 +53,17 @@ def _list_objects(
             raise InvalidArgumentError("that is not a page token of this server")
         first, start = int.from_bytes(page_token[:2], "big"), page_token + b"\0"
     opened = {shard.id: shard for shard in host.objects.shards()}
-    for number in sorted(s for s in host.ownership.owned() if s >= first):
+    owned = set(host.ownership.owned())
+    unlisted = tuple(number for number in range(host.store.shards) if number not in owned)
+    for number in sorted(s for s in owned if s >= first):
         low, high = layout.objects_range(number, class_name, prefix)
         shard = opened.get(number)
         read = shard.records if shard is not None else host.store.iterate
         for key, raw in read(max(low, start), high):
             page.append(_info(host, key, raw, position=key))
             if len(page) == limit:
-                return page, key
-    return page, b""
+                return ObjectPage(page, key, unlisted)
+    return ObjectPage(page, b"", unlisted)
 
 
 async def show_object(host: Host, class_name: str, key: str) -> ObjectDetail | None:

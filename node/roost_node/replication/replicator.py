@@ -126,7 +126,9 @@ class Replicator:
 
     def open(self, shard_id: int, now_ms: int) -> Shard:
         """Only shards that we own are open."""
-        raise NotOwnerError(f"shard {shard_id} is not owned by this node: ask for the map")
+        raise NotOwnerError(
+            f"shard {shard_id} is not this node's: connect to a router, or to the nodes with direct=True"
+        )
 
     def owned(self) -> Iterable[int]:
         """Shards whose objects run here."""
