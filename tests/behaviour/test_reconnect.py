@@ -12,6 +12,8 @@ import pytest
 import roost
 from behaviour.conftest import serving
 from roost import DurableObject
+from roost.adapters.channel import ChannelTransport
+from roost.wire.messages import ToClient
 from roost_node.config import Limits
 from roost_node.host.loader import specs_of
 from roost_node.node import Node
@@ -80,3 +82,36 @@ def test_a_call_behind_a_finished_one_of_its_stub_survives_a_restart(tmp_path: P
             await server.stop()
 
     asyncio.run(asyncio.wait_for(story(), 60))
+
+
+def test_a_client_that_is_closed_while_it_lets_go_of_a_broken_link_does_not_connect_again() -> None:
+    async def story() -> None:
+        told, may_end = asyncio.Event(), asyncio.Event()
+
+        async def end_late() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                told.set()
+                await may_end.wait()
+
+        transport = ChannelTransport([f"127.0.0.1:{closed_port()}"], connect_timeout_s=60.0)
+        transport._tasks.add(asyncio.create_task(end_late()))  # of the link that broke
+        await asyncio.sleep(0)
+        opening = asyncio.create_task(transport.open(NobodyListens()))
+        await told.wait()
+        opening.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        done, _ = await asyncio.wait([opening], timeout=10)
+        assert done, "it goes on, and whoever closes the client waits for it"
+        assert opening.cancelled()
+        await transport.close()
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+
+
+class NobodyListens:
+    def on_messages(self, messages: list[ToClient]) -> None: ...
+    def on_going_away(self) -> None: ...
+    def on_lost(self, reason: str) -> None: ...

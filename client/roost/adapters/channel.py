@@ -6,7 +6,6 @@ All messages handed over while the stream is busy go out together with the next 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 
 import grpc
@@ -184,9 +183,8 @@ class ChannelTransport:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        # Not awaited one by one: a cancellation of ours would be taken for theirs, and closing wait for ever.
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
