@@ -202,7 +202,8 @@ class Cluster:
 
     def _welcome(self, opened: Opened) -> None:
         # Server time goes on by this process's monotonic clock: its wall clock matters to nothing.
-        self._base_ms = opened.server_time_ms - int(self._loop.time() * 1000)
+        self._base_ms = opened.server_time_ms - self._own_ms()
+        self._session.on_server_time(self._base_ms)
         self.cluster_id = opened.cluster_id
         self._connected = True
         self._going_away = False
@@ -225,13 +226,13 @@ class Cluster:
         while True:
             await asyncio.sleep(TICK_S)
             if not self._session.is_idle:
-                self._session.on_tick(self._now_ms())
+                self._session.on_tick(self._own_ms())
 
     # -- Receiver --------------------------------------------------------------------------
 
     def on_messages(self, messages: list[ToClient]) -> None:
         """Answers came."""
-        self._session.on_messages(messages, self._now_ms())
+        self._session.on_messages(messages, self._own_ms())
 
     def on_going_away(self) -> None:
         """The server drains: what is new waits for the next one."""
@@ -251,8 +252,11 @@ class Cluster:
             outgoing, self._session.outgoing = self._session.outgoing, []
             self._transport.send(outgoing)
 
+    def _own_ms(self) -> int:
+        return int(self._loop.time() * 1000)
+
     def _now_ms(self) -> int:
-        return self._base_ms + int(self._loop.time() * 1000)
+        return self._base_ms + self._own_ms()
 
     # -- Caller ----------------------------------------------------------------------------
 

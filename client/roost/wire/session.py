@@ -56,7 +56,7 @@ class Waiting:
     """A call that is not finished. The shell derives from it."""
 
     __slots__ = (
-        "attempts", "bucket", "call", "done", "got_items", "is_unsure", "order", "order_lost",
+        "attempts", "bucket", "call", "done", "due_ms", "got_items", "is_unsure", "order", "order_lost",
         "retry_bucket", "why",
     )  # fmt: skip
 
@@ -66,6 +66,7 @@ class Waiting:
         self.order_lost = False  # the owner may not know what came before
         self.is_unsure = False  # an attempt may have taken effect, whatever later ones were told
         self.attempts = 0
+        self.due_ms = 0  # its deadline, by our clock
         self.bucket = -1
         self.retry_bucket = -1
         self.done = False
@@ -95,13 +96,28 @@ class CallSession:
         self._open: dict[int, Waiting] = {}
         self._deadlines: Deadlines[Waiting] = Deadlines()
         self._retries: Deadlines[Waiting] = Deadlines()
+        self._ahead_ms = 0  # server time less ours
         self.outgoing: list[ToServer] = []
 
+    def on_server_time(self, ahead_ms: int) -> None:
+        """A server's clock is so far ahead of ours: what goes to it says its deadline in its time.
+
+        Ours goes on as before: how long a call waits is not for the next server's clock to say.
+        """
+        self._ahead_ms = ahead_ms
+        for waiting in self._open.values():
+            self._stamp(waiting)
+
+    def _stamp(self, waiting: Waiting) -> None:
+        if isinstance(waiting.call, Call):
+            waiting.call.deadline_ms = waiting.due_ms + self._ahead_ms
+
     def start(self, waiting: Waiting) -> None:
-        """Send a new call."""
+        """Send a new call. Its deadline is in server time."""
         call = waiting.call
         if isinstance(call, Call):
-            waiting.bucket = self._deadlines.add(waiting, call.deadline_ms + ANSWER_SLACK_MS)
+            waiting.due_ms = call.deadline_ms - self._ahead_ms
+            waiting.bucket = self._deadlines.add(waiting, waiting.due_ms + ANSWER_SLACK_MS)
         self._send(waiting)
 
     def _send(self, waiting: Waiting) -> None:
@@ -110,6 +126,7 @@ class CallSession:
         call.id = self._next_id
         waiting.attempts += 1
         self._open[call.id] = waiting
+        self._stamp(waiting)
         order = waiting.order
         if order is not None and isinstance(call, Call):
             # Of now: an owner that knows nothing of this stub would wait for what is finished here.
