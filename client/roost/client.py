@@ -248,8 +248,15 @@ class Cluster:
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        if self._connected and not self._going_away and self._session.outgoing:
-            outgoing, self._session.outgoing = self._session.outgoing, []
+        if not self._connected:
+            return
+        outgoing, self._session.outgoing = self._session.outgoing, []
+        if (
+            self._going_away
+        ):  # what is new waits for the next server; what is open needs its credit here
+            self._session.outgoing = [m for m in outgoing if isinstance(m, Call | Query)]
+            outgoing = [m for m in outgoing if not isinstance(m, Call | Query)]
+        if outgoing:
             self._transport.send(outgoing)
 
     def _own_ms(self) -> int:

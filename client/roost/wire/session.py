@@ -140,7 +140,8 @@ class CallSession:
     def say(self, message: ToServer) -> None:
         """Send something."""
         self.outgoing.append(message)
-        if len(self.outgoing) == 1:
+        # What is no call may go where calls are held back (`on_going_away`).
+        if len(self.outgoing) == 1 or not isinstance(message, Call):
             self._on_outgoing()
 
     def on_messages(self, messages: list[ToClient], now_ms: int) -> None:
