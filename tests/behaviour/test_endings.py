@@ -13,6 +13,7 @@ import pytest
 import roost
 from behaviour.hosting import Inbox, a_call, hosting, play, until
 from roost import DurableObject, method
+from roost.errors import UnavailableError
 from roost.wire.messages import Call, Status
 from roost_node.host import life
 from roost_node.host.call import Cancelled
@@ -101,6 +102,27 @@ def test_what_was_deleted_is_not_brought_back_by_a_call_that_was_suspended() -> 
             host.submit(a_call(host, 5, "Box", "b", "get"), inbox)
             assert decoded((await inbox.reply(5)).payload) == [5]
             assert host.admission.open_calls == 0
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_nothing_is_deleted_while_too_few_copies_would_know_of_it(is_live: bool) -> None:
+    async def scenario() -> None:
+        async with hosting(Box) as host:
+            inbox = Inbox()
+            host.submit(a_call(host, 1, "Box", "b", "add", 1), inbox)
+            await inbox.reply(1)
+            activation = host.activations["Box", "b"]
+            shard = activation.shard
+            if not is_live:
+                host.deactivate(activation, "idle")
+                assert not host.activations
+            shard.write_refusal = UnavailableError("copies in sync: 1, and writes need 2")
+            host.delete("Box", "b", inbox, 2)
+            assert (await inbox.reply(2)).status == Status.UNAVAILABLE
+            host.submit(a_call(host, 3, "Box", "b", "get"), inbox)
+            assert decoded((await inbox.reply(3)).payload) == [1]
 
     play(scenario())
 

@@ -186,6 +186,10 @@ class Objects:
         now_ms = host.now_ms()
         try:
             activation = host.activations.get((class_name, key)) or self.activate(call, now_ms)
+            if activation.shard.refusal is not None:
+                raise activation.shard.refusal
+            if activation.shard.write_refusal is not None:
+                raise activation.shard.write_refusal  # M3
         except RoostError as error:
             host.refuse(call, sink, error)
             return
