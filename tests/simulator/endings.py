@@ -191,4 +191,10 @@ def _is_settled(world: World, shard: ShardId) -> bool:
         and owner.members.is_settled
         and owner.admits_writes()
         and owner.commit == owner.shape.end
+        and not _is_accused(world, record.owner)
     )
+
+
+def _is_accused(world: World, store: StoreId) -> bool:
+    """Does a report stand that it cannot be reached? If those who made it die now, it is still acted on (F2)."""
+    return any(store in info.unreachable for info in world.registry.sessions.values())
