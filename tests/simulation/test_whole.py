@@ -19,6 +19,7 @@ PART = 12
 """A run here costs as much as that many of the other simulations."""
 
 RESTORES = 8
+ROTS = 8
 
 
 def seeds(request: pytest.FixtureRequest) -> list[int]:
@@ -44,6 +45,14 @@ def test_an_etcd_from_an_old_backup_moves_nothing_until_the_cluster_is_recovered
     words = tuple(request.config.getoption("--trace-of"))
     for seed in seeds(request)[:RESTORES]:
         play(seed, restored=True, trace_words=words)
+
+
+def test_a_row_that_changes_at_rest_is_found_and_its_copy_made_anew(
+    request: pytest.FixtureRequest,
+) -> None:
+    words = tuple(request.config.getoption("--trace-of"))
+    for seed in seeds(request)[:ROTS]:
+        play(seed, rot=True, trace_words=words)
 
 
 def test_a_long_run_is_checked_as_one(request: pytest.FixtureRequest) -> None:

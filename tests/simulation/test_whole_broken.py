@@ -24,6 +24,7 @@ from roost_node.host.known import Known
 from roost_node.replication import replicator as replicator_module
 from roost_node.replication.bodies import merged
 from roost_node.replication.generation import Believed
+from roost_node.replication.inspector import Inspector
 from roost_node.replication.replicator import Replicator
 from roost_node.storage import layout
 from roost_node.storage.memory import MemoryStore
@@ -130,6 +131,22 @@ def restored_map_believed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Believed, "takes", lambda self, found, restored, again: True)
 
 
+def audit_at_any_entry(patch: pytest.MonkeyPatch) -> None:
+    """A1: a store hashes its state where it is when it is asked, whatever entry the question names."""
+    look = Inspector.look
+    patch.setattr(Inspector, "hold", lambda self, shard, commit: commit)
+    patch.setattr(
+        Inspector,
+        "look",
+        lambda self, _: look(self, {shard: one.piece.index for shard, one in self._asked.items()}),
+    )
+
+
+def bad_copy_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """A3: a copy that was found bad joins again on the word of its log."""
+    patch.setattr(Owner, "_is_suspect", lambda self, peer: False)
+
+
 VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     commit_on_own_disk,
     no_promise_wait,
@@ -141,6 +158,8 @@ VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     old_record_is_news,
     records_kept_for_seconds,
     restored_map_believed,
+    audit_at_any_entry,
+    bad_copy_is_believed,
 ]
 AIMED: dict[Callable[[pytest.MonkeyPatch], None], Callable[[int], object]] = {
     failed_flush_ignored: partial(play, favour=("flush_fails", "power")),
@@ -148,6 +167,8 @@ AIMED: dict[Callable[[pytest.MonkeyPatch], None], Callable[[int], object]] = {
     handoff_keeps_serving: partial(play, favour=("handoff_in_doubt",)),
     old_record_is_news: partial(play, favour=("late_reads",)),
     restored_map_believed: partial(play, restored=True),
+    audit_at_any_entry: partial(play, rot=True),
+    bad_copy_is_believed: partial(play, rot=True),
 }
 """Where the faults that show it come in few runs."""
 LIKELY: dict[Callable[[pytest.MonkeyPatch], None], int] = {

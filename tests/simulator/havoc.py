@@ -42,6 +42,7 @@ class Taste:
         self.repeats_late_s = rng.choice(((0.01, 0.3), (0.3, 5.0), (0.3, 5.0), (5.0, 90.0)))
         self.is_restored = rng.random() < 0.05  # etcd, from an old backup (`restored.py`)
         self.weights |= {kind: rng.choice((0, 0, 0, 0.3, 2)) for kind in self.RARE}
+        self.has_rot = rng.random() < 0.05  # (`rot.py`)
 
 
 class Havoc:

@@ -13,6 +13,7 @@ from roost_node.storage import layout
 from simulator.checkers import Operation, is_linearizable
 from simulator.clients import Client
 from simulator.history import ViolationError
+from simulator.rot import no_false_alarms
 from simulator.whole import Whole
 from simulator.workload import KEYS, Journal, Workload, initial, link, model, told
 
@@ -22,6 +23,7 @@ HEALED_S = 60.0
 async def all_is_well(whole: Whole, workload: Workload, client: Client) -> None:
     """Raises ViolationError."""
     await copies_agree(whole)
+    no_false_alarms(whole)
     try:
         final = await _final(whole, workload, client)
         for key, value in final.items():

@@ -99,6 +99,7 @@ class Whole:
             store = MemoryStore(shards=SHARDS, seed=b"whole", store_id=name)
             self.machines[name] = Machine(name, store)
         self.routers: dict[str, Process | None] = {f"r{n}": None for n in range(routers)}
+        self.rotten: set[tuple[ShardId, StoreId]] = set()  # copies with a row changed at rest
         self.failed: asyncio.Future[None] = loop.create_future()
         self._outside = contextvars.copy_context()  # of all processes
         self._clients = 0

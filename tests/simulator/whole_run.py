@@ -12,6 +12,7 @@ from simulator.history import ViolationError
 from simulator.machines import MachineLoop, seeded, simulate_machines
 from simulator.plugs import plugged_in
 from simulator.restored import etcd_is_restored
+from simulator.rot import a_row_rots
 from simulator.verdict import all_is_well
 from simulator.whole import Whole
 from simulator.workload import CLASSES, Workload
@@ -41,12 +42,13 @@ def play(
     calls: int = 0,
     favour: tuple[str, ...] = (),
     restored: bool = False,
+    rot: bool = False,
     trace_words: tuple[str, ...] = (),
 ) -> Outcome:
     """Raises ViolationError; its note is the trace.
 
     `calls`: go on until so many were answered. `favour`: these faults come often. `restored`: etcd goes
-    back to an old backup.
+    back to an old backup. `rot`: a row changes at rest.
     """
     whole: list[Whole] = []
 
@@ -55,11 +57,14 @@ def play(
         taste.weights |= dict.fromkeys(favour, OFTEN)
         if calls:
             taste.pauses_s, taste.every_s, taste.is_restored = (0, 0.002), 2.5, False
+            taste.has_rot = False
+        taste.is_restored |= restored
+        taste.has_rot |= rot
         one = Whole(loop, seed, taste.nodes, taste.routers, *CLASSES)
         whole.append(one)
         one.network.delay_s, one.flush_s, one.etcd_s = taste.net_s, taste.flush_s, taste.etcd_s
         with plugged_in(one):
-            return await _run(one, taste, calls, restored=restored or taste.is_restored)
+            return await _run(one, taste, calls)
 
     try:
         return simulate_machines(main)
@@ -70,7 +75,7 @@ def play(
         raise
 
 
-async def _run(whole: Whole, taste: Taste, calls: int, *, restored: bool) -> Outcome:
+async def _run(whole: Whole, taste: Taste, calls: int) -> Outcome:
     await whole.start()
     async with contextlib.AsyncExitStack() as stack:
         clients = [
@@ -83,11 +88,12 @@ async def _run(whole: Whole, taste: Taste, calls: int, *, restored: bool) -> Out
             clients[n % 3].process.start(workload.caller(clients[n % 3], calls or CALLS_MAX))
             for n in range(CALLERS)
         ]
-        faults = (
-            etcd_is_restored(whole, havoc, clients[0])
-            if restored
-            else havoc.run(lambda: workload.calls < calls)
-        )
+        if taste.is_restored:
+            faults = etcd_is_restored(whole, havoc, clients[0])
+        elif taste.has_rot:
+            faults = a_row_rots(whole, havoc, clients[0])
+        else:
+            faults = havoc.run(lambda: workload.calls < calls)
         await _or_failed(whole, [whole.loop.create_task(faults)], None)
         workload.is_over = True
         await _or_failed(whole, callers, PROGRESS_S)

@@ -73,6 +73,11 @@ class MemoryStore:
         after._flushed, after._flushed_keys = dict(after._rows), list(after._keys)
         return after
 
+    def rot(self, key: bytes) -> None:
+        """A bit of a row that was flushed flips, without a word."""
+        row = self._flushed[key]
+        self._rows[key] = self._flushed[key] = row[:-1] + bytes([row[-1] ^ 1])
+
     @property
     def unflushed_count(self) -> int:
         """Batches that a crash may lose."""
