@@ -105,6 +105,8 @@ class Replicator:
         self._committed: list[ShardId] = []  # whose outputs may leave
         self._ops: list[Op] = []  # ordered, and not with the committer yet
         self._number = 0  # of the last order among them
+        self._number_written = 0  # and of the last one that is on the disk
+        self._spare: tuple[int, dict[ShardId, int]] = (0, {})  # see `_forget`
         self._confirming: dict[ShardId, tuple[int, int]] = {}  # R4: token, how many outputs
         self._trim_at = 0.0
         self.sizes: Sizes = dict
@@ -432,6 +434,7 @@ class Replicator:
             self._host.committer.write(ops, partial(self._written, self._number))
 
     def _written(self, number: int) -> None:
+        self._number_written = max(self._number_written, number)
         self.replicas.on_durable(number, self._now_ms())
         self._soon()
 
@@ -593,6 +596,7 @@ class Replicator:
         """L6: entries that are in the state and that nobody needs are dropped."""
         all_kept = self.replicas.kept
         needs = [self._need(shard, kept) for shard, kept in all_kept.items() if not kept.marked]
+        self._forget(needs)
         for shard, base in trimming.bases(needs).items():
             kept = all_kept[shard]
             if base - kept.shape.base < TRIM_ENTRIES_MIN:
@@ -603,6 +607,21 @@ class Replicator:
             for index in [i for i in tail if i <= base]:
                 del tail[index]
             self._host.committer.write(ops, _nothing)
+
+    def _forget(self, needs: Sequence[trimming.Need]) -> None:
+        """Entries that everybody has need not stay in memory, where too few are there to be cut from the disk.
+
+        Two looks are needed: what one has found goes at the next, when the disk surely has it.
+        """
+        number, spare = self._spare
+        if self._number_written < number:
+            return
+        for need in needs:
+            tail = self._tails.get(need.shard, {})
+            last = min(need.for_all, spare.get(need.shard, 0))
+            for index in [i for i in tail if i <= last]:
+                del tail[index]
+        self._spare = (self._number, {need.shard: need.for_all for need in needs})
 
     def _need(self, shard: ShardId, kept: Kept) -> trimming.Need:
         for_members = for_all = min(self._applied.get(shard, 0), kept.shape.end)
