@@ -109,7 +109,9 @@ def test_after_a_restore_of_etcd_nothing_moves_until_the_cluster_is_recovered(
         look = command(processes, "c", "cluster", "recover")
         assert look.returncode == 1, "nobody has said yes"
         assert "Write these records" in look.stdout
-        until(lambda: command(processes, "c", "cluster", "recover", "--json").returncode == 0)
+        until(
+            lambda: command(processes, "c", "cluster", "recover", "--yes", "--json").returncode == 0
+        )
         assert values(processes, "a", "b", "c", "d") == wanted, "nothing is lost"
         until(lambda: set(states(processes, "router")) == {"in sync"})
         (event,) = ask(processes, "router", "cluster", "events")
@@ -129,7 +131,9 @@ def test_after_a_restore_of_etcd_nothing_moves_until_the_cluster_is_recovered(
             processes.start_node(name)
         until(lambda: live(processes, "d") == 4)
         assert states(processes, "d") == {"missing": SHARDS}, "they are not created anew"
-        until(lambda: command(processes, "d", "cluster", "recover", "--json").returncode == 0)
+        until(
+            lambda: command(processes, "d", "cluster", "recover", "--yes", "--json").returncode == 0
+        )
         assert values(processes, "a", "b", "c", "d") == after
         (event,) = ask(processes, "a", "cluster", "events")
         assert event["generation"] == 3, "above the highest on the disks"
