@@ -63,7 +63,7 @@ def test_calls_streams_options_outcome_and_the_catalog(address: str) -> None:
         assert cluster.outcome(counter, rid) == roost.Committed(4)
         with pytest.raises(roost.DeadlineExceededError) as caught:
             cluster.call(roost.options(counter, timeout=0.1).hold)
-        assert caught.value.took_effect == "no"
+        assert caught.value.took_effect in ("no", "maybe")  # if its owner was too busy to say
         assert [info.key for info in cluster.objects(Counter)] == ["c"]
         untyped = cluster.object("Counter", "c")
         assert untyped.increment() == 5
