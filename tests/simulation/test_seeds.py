@@ -330,12 +330,19 @@ VARIANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
 ]
 
 
+LIKELY = {"child_ids_at_random": 224}
+"""Where a hunt from 0 found it, which takes long: begin there, and look at all others if it moved."""
+
+SEEDS_MAX = 400
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
 def test_a_broken_variant_is_caught(
     variant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant(monkeypatch)
-    for seed in range(400):
+    first = LIKELY.get(variant.__name__, 0)
+    for seed in (*range(first, SEEDS_MAX), *range(first)):
         try:
             play(seed)
         except ViolationError as violation:

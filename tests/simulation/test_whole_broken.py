@@ -174,11 +174,11 @@ AIMED: dict[Callable[[pytest.MonkeyPatch], None], Callable[[int], object]] = {
 LIKELY: dict[Callable[[pytest.MonkeyPatch], None], int] = {
     commit_on_own_disk: 9,
     no_promise_wait: 5,
-    router_says_no: 20,
+    router_says_no: 28,
     failed_flush_ignored: 1,
-    wiped_disk_keeps_its_name: 9,
+    wiped_disk_keeps_its_name: 52,
     handoff_keeps_serving: 10,
-    old_record_is_news: 5,
+    old_record_is_news: 27,
 }
 """Where a hunt from 0 found these: begin there, and look at all others if it moved."""
 
