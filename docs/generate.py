@@ -19,6 +19,7 @@ from typing import Any
 from roost_node.__main__ import HIDDEN
 from roost_node.config import Limits, NodeConfig
 from roost_node.node import Node
+from roost_node.replication.auditor import Auditor
 from roost_node.server import Server
 from roost_node.storage import rocks
 from roost_router.config import Limits as RouterLimits
@@ -81,6 +82,10 @@ def metrics() -> str:
             async with Node(Path(path), {}, fatal) as node:
                 server = Server(node, "127.0.0.1", 0)
                 await server.start()
+                nothing: Any = (
+                    None  # of a cluster it is, and has a gauge: that is all that is asked of it
+                )
+                Auditor(nothing, nothing, node.telemetry, 0, nothing, nothing)
                 for family in node.telemetry.collect():
                     name = family.name + ("_total" if family.type == "counter" else "")
                     labels = "{" + LABELS[name] + "}" if name in LABELS else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -17,6 +18,19 @@ def test_the_reference_names_all_public_names_and_no_others() -> None:
     text = REFERENCE.read_text()
     listed = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
     assert listed == set(roost.__all__)
+
+
+def test_the_reference_has_the_arguments_of_connect_and_the_methods_of_a_cluster() -> None:
+    text = REFERENCE.read_text()
+    arguments = {
+        name
+        for name, argument in inspect.signature(roost.connect).parameters.items()
+        if argument.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert set(re.findall(r"^\| `(\w+)=` \|", text, re.M)) == arguments
+    methods = {name for name in vars(roost.sync.Cluster) if not name.startswith("_")}
+    listed = re.findall(r"^\| `(?:await |async for info in )?(\w+)\(.*\)` \|", text, re.M)
+    assert {*listed, "call", "iterate"} == methods
 
 
 def test_every_error_is_public() -> None:
