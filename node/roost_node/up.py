@@ -135,9 +135,9 @@ def _mine(data: Path, nodes: int) -> Iterator[None]:
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError:
             raise click.UsageError(
-                f"{data} is in use by another `roost up`: choose another --data ({error.strerror})"
+                f"{data} is in use by another `roost up`: choose another --data"
             ) from None
         numbers = [path.name.removeprefix("node-") for path in data.glob("node-*")]
         most = max((int(number) for number in numbers if number.isdecimal()), default=0)
