@@ -101,13 +101,13 @@ def raise_format(level: int | None, address: str, timeout: float, as_json: bool)
 @cluster.command()
 @remote
 def events(address: str, timeout: float, as_json: bool) -> None:
-    """Show what operators did that cannot be undone, the oldest first."""
+    """Show what was done that cannot be undone, and which copies the auditor found wrong, the oldest first."""
     found = get(address, timeout, lambda s, t: s.Events(admin_pb2.EventsRequest(), timeout=t))
     if as_json:
         print_json([as_dict(event) for event in found.events])
         return
     if not found.events:
-        click.echo("nothing that cannot be undone was done")
+        click.echo("nothing that cannot be undone was done, and no copy was found wrong")
         return
     print_table(
         ("at", "what", "by", "generation", "shards", "without"),
