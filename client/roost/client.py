@@ -251,9 +251,8 @@ class Cluster:
         if not self._connected:
             return
         outgoing, self._session.outgoing = self._session.outgoing, []
-        if (
-            self._going_away
-        ):  # what is new waits for the next server; what is open needs its credit here
+        if self._going_away:
+            # What is new waits for the next server; what is open needs its credit here.
             self._session.outgoing = [m for m in outgoing if isinstance(m, Call | Query)]
             outgoing = [m for m in outgoing if not isinstance(m, Call | Query)]
         if outgoing:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from roost.adapters.addresses import checked
+from roost.adapters.addresses import setting
 from roost.adapters.settings import check_ranges, knob
 from roost.cluster.ids import SHARDS_DEFAULT, SHARDS_MAX
-from roost.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,4 @@ class NodeConfig:
         if self.shards & (self.shards - 1):
             raise ValueError(f"shards is {self.shards}: give a power of two")
         if self.advertise:
-            try:
-                checked([self.advertise])
-            except InvalidArgumentError as error:
-                raise ValueError(f"advertise: {error}") from None
+            setting("advertise", [self.advertise])

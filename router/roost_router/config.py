@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from roost.adapters.addresses import checked
+from roost.adapters.addresses import setting
 from roost.adapters.settings import check_ranges, knob
-from roost.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,4 @@ class RouterConfig:
         found = tuple(word.strip() for word in self.nodes.split(",") if word.strip())
         if not found:
             raise ValueError("nodes is empty: give at least one host:port")
-        try:
-            return checked(found)
-        except InvalidArgumentError as error:
-            raise ValueError(f"nodes: {error}") from None
+        return setting("nodes", found)

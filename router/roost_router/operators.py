@@ -68,9 +68,8 @@ class Operators:
             pages = await self._from_all(
                 lambda stub, left_s: stub.ListObjects(request, timeout=left_s), left_s / 2
             )
-            page = merge_pages(pages, limit, self._is_owner)
-            if not pages:
-                page.unlisted.extend(range(self._router.table.map.shape.shards))
+            shards = self._router.table.map.shape.shards
+            page = merge_pages(pages, limit, self._is_owner, shards)
             if not page.unlisted or self._router.monotonic_s() > end_s:
                 return page
             await asyncio.sleep(PAUSE_S)  # a shard that moves is with nobody for a moment
@@ -216,6 +215,7 @@ def merge_pages(
     pages: list[admin_pb2.ListObjectsReply],
     limit: int,
     is_owner: Callable[[admin_pb2.ObjectInfo], bool],
+    shards: int,
 ) -> admin_pb2.ListObjectsReply:
     """The first `limit` of all; of two lines about one object, the owner's. What none of them owns is not listed."""
     lines: dict[bytes, admin_pb2.ObjectInfo] = {}
@@ -231,5 +231,5 @@ def merge_pages(
     return admin_pb2.ListObjectsReply(
         objects=[lines[position] for position in taken],
         next_page_token=taken[-1] if more and taken else b"",
-        unlisted=sorted(set.intersection(*(set(page.unlisted) for page in pages))) if pages else (),
+        unlisted=sorted(set(range(shards)).intersection(*(page.unlisted for page in pages))),
     )

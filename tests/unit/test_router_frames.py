@@ -147,7 +147,7 @@ def test_pages_of_all_nodes_merge_to_one_list_without_gaps_or_repeats(
             rest = [n for n in shelf if n > token]
             pages.append(page(rest[:limit], f"{number}", more=len(rest) > limit))
         merged = merge_pages(
-            pages, limit, lambda info: info.owner == f"{placed[info.position[0]][0]}"
+            pages, limit, lambda info: info.owner == f"{placed[info.position[0]][0]}", shards=16
         )
         assert len(merged.objects) <= limit
         for info in merged.objects:
@@ -161,7 +161,8 @@ def test_pages_of_all_nodes_merge_to_one_list_without_gaps_or_repeats(
 
 def test_what_no_node_owns_is_not_in_the_list() -> None:
     pages = [admin_pb2.ListObjectsReply(unlisted=unlisted) for unlisted in ([1, 2, 7], [0, 2, 7])]
-    assert merge_pages(pages, 10, lambda info: True).unlisted == [2, 7]
+    assert merge_pages(pages, 10, lambda info: True, shards=8).unlisted == [2, 7]
+    assert merge_pages([], 10, lambda info: True, shards=3).unlisted == [0, 1, 2]
 
 
 def test_a_refusal_that_says_maybe_says_all_else_as_before() -> None:

@@ -20,6 +20,14 @@ def checked(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(_checked, addresses))
 
 
+def setting(name: str, addresses: Iterable[str]) -> tuple[str, ...]:
+    """As `checked`, of a setting: raises ValueError, with its name."""
+    try:
+        return checked(addresses)
+    except InvalidArgumentError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _checked(given: str) -> str:
     address = given.strip()
     if address.startswith(SCHEMES):

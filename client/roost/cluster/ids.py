@@ -71,12 +71,13 @@ def child_request_id(parent: bytes, target: bytes, count: int) -> bytes:
     return request_id(int.from_bytes(parent[:6], "big"), bits)
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Numbers of shards, for people: as in 0-3, 7."""
+def ranges(numbers: Iterable[int], most: int | None = None) -> str:
+    """Numbers of shards, for people: as in 0-3, 7. Of more than `most` runs the rest is dots."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+    shown = (str(low) if low == high else f"{low}-{high}" for low, high in runs[:most])
+    return ", ".join(shown) + (" ..." if most is not None and len(runs) > most else "")

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from roost.adapters.addresses import checked
-from roost.errors import InvalidArgumentError
+from roost.adapters.addresses import setting
 from roost_node.config import NodeConfig
 from roost_node.ownership.etcd_link import EtcdOptions
 
@@ -20,12 +19,10 @@ PASSWORD = "ROOST_ETCD_PASSWORD"
 def etcd_options(config: NodeConfig, environ: Mapping[str, str]) -> EtcdOptions:
     """Raises ValueError where the settings do not fit each other, or a file cannot be read."""
     endpoints = tuple(word.strip() for word in config.etcd.split(","))
-    try:
-        checked(
-            one.removeprefix("https://").removeprefix("http://").rstrip("/") for one in endpoints
-        )
-    except InvalidArgumentError as error:
-        raise ValueError(f"etcd: {error}") from None
+    setting(
+        "etcd",
+        (one.removeprefix("https://").removeprefix("http://").rstrip("/") for one in endpoints),
+    )
     return EtcdOptions(
         endpoints,
         prefix=f"/roost/{config.cluster}",

@@ -6,7 +6,6 @@ A node that starts owns hundreds within a second; a thousand lines would hide th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 
 from roost.cluster.ids import ShardId, ranges
 from roost_node.core.record import Epoch
@@ -14,12 +13,6 @@ from roost_node.core.record import Epoch
 FEW = 8
 SHOWN = 20
 """Runs of shards in a line: shards that were dealt out singly would make it endless."""
-
-
-def some(shards: Iterable[ShardId]) -> str:
-    """Of any number of shards, for a line of the log."""
-    runs = ranges(shards).split(", ")
-    return ", ".join(runs[:SHOWN]) + (" ..." if len(runs) > SHOWN else "")
 
 
 class Announcements:
@@ -42,5 +35,5 @@ class Announcements:
                     self._log.info(what, extra={"shard": shard, "epoch": epoch})
             else:
                 many = what.replace("shard", "shards")
-                shards = some(shard for shard, _ in of)
+                shards = ranges((shard for shard, _ in of), SHOWN)
                 self._log.info(many, extra={"count": len(of), "shards": shards})

@@ -60,9 +60,8 @@ class Neighbours:
         transport = direct_transport(addresses, connect_timeout_s=CONNECT_S, who=self._who())
         try:
             await transport.open(self)
-        except (
-            BaseException
-        ):  # also where the first caller is cancelled: the next one opens another
+        except BaseException:
+            # Also where the first caller is cancelled: the next one opens another.
             await transport.close()
             raise
         return transport

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from roost.cluster.ids import ShardId
+from roost.cluster.ids import ShardId, ranges
 from roost_node.core.record import OPERATIONS_MAX, Guard, Map, SessionId, Transaction
 from roost_node.ownership.coordinator import (
     Coordinator,
@@ -25,7 +25,7 @@ from roost_node.ownership.coordinator import (
     CoordinatorRefusedError,
     UnansweredError,
 )
-from roost_node.replication.announcements import some
+from roost_node.replication.announcements import SHOWN
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Records:
             pass  # O2
         except (CoordinatorDownError, CoordinatorRefusedError) as error:
             succeeded = False  # certainly not carried out
-            shards = some(one.shard for one in together)
+            shards = ranges((one.shard for one in together), SHOWN)
             log.info("records not changed", extra={"shards": shards, "error": error.message})
         for one in together:
             self.listener.on_change_answered(one.shard, one.token, succeeded, revision)

@@ -413,9 +413,8 @@ class Replicator:
             ops = wipe_ops(shard, kept)
         else:
             if order.mark is False:
-                self._applied[shard] = (
-                    kept.shape.base
-                )  # what is committed besides comes from the log
+                # What is committed besides comes from the log.
+                self._applied[shard] = kept.shape.base
             if order.cut >= 0:
                 for index in [i for i in tail if i > order.cut]:
                     del tail[index]
